@@ -1,0 +1,2 @@
+//! The command `ablate`.
+fn main() {}
