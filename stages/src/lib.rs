@@ -1,1 +1,19 @@
-//! Kinds.
+//! The kinds of stages that `ablate` runs, and what they share.
+//!
+//! Nothing here knows of pipeline files, caches, threads or terminals: a kind declares what it reads and writes ([`stage`]),
+//! and does its work on batches of rows ([`job`]). Kinds that need libtorch are declared here and opened in the crate `lm`.
+
+pub mod columns;
+pub mod job;
+pub mod random;
+pub mod stage;
+
+use stage::AnyStage;
+
+/// Every kind there is. The one list.
+pub const STAGES: &[&dyn AnyStage] = &[];
+
+/// The kind of this name.
+pub fn find(name: &str) -> Option<&'static dyn AnyStage> {
+    STAGES.iter().copied().find(|kind| kind.name() == name)
+}
