@@ -5,13 +5,16 @@
 
 pub mod columns;
 pub mod job;
+pub mod new_model;
 pub mod random;
+pub mod reference;
 pub mod stage;
+pub mod train;
 
 use stage::AnyStage;
 
 /// Every kind there is. The one list.
-pub const STAGES: &[&dyn AnyStage] = &[];
+pub const STAGES: &[&dyn AnyStage] = &[&new_model::NewModel, &reference::Reference, &train::Train];
 
 /// The kind of this name.
 pub fn find(name: &str) -> Option<&'static dyn AnyStage> {

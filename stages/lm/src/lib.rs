@@ -1,1 +1,5 @@
 //! lm
+
+pub mod objective;
+pub mod optimizer;
+pub mod schedule;
