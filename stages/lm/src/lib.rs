@@ -1,5 +1,15 @@
-//! lm
+//! Language models on libtorch: generation and training.
+//!
+//! Model families: the Qwen2 and Llama decoders, read from and written to Hugging Face folders. The only crate that names
+//! `tch`; its binary `ablate-lm` is the worker for the kinds that need a model, which are declared in `ablate-stages`.
 
+pub mod config;
+pub mod device;
+pub mod error;
 pub mod objective;
 pub mod optimizer;
+pub mod random;
 pub mod schedule;
+pub mod testing;
+pub mod transformer;
+pub mod weights;
