@@ -224,10 +224,10 @@ pub struct TrainStep {
     pub step: u64,
     /// Passes over the examples completed behind this step.
     pub epoch: f64,
-    /// The objective over the batch.
-    pub loss: f64,
-    /// Global norm of the gradient, before clipping.
-    pub grad_norm: f64,
+    /// The objective over the batch; none where it was not finite and the step was skipped.
+    pub loss: Option<f64>,
+    /// Global norm of the gradient, before clipping; none as for `loss`.
+    pub grad_norm: Option<f64>,
     /// The rate of this step.
     pub learning_rate: f64,
     /// Tokens in the batch that carry loss.

@@ -3,13 +3,19 @@
 //! Model families: the Qwen2 and Llama decoders, read from and written to Hugging Face folders. The only crate that names
 //! `tch`; its binary `ablate-lm` is the worker for the kinds that need a model, which are declared in `ablate-stages`.
 
+pub mod checkpoint;
 pub mod config;
 pub mod device;
 pub mod error;
+pub mod head;
 pub mod objective;
 pub mod optimizer;
+pub mod order;
+pub mod pack;
 pub mod random;
+pub mod render;
 pub mod schedule;
 pub mod testing;
+pub mod trainer;
 pub mod transformer;
 pub mod weights;
