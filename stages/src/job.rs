@@ -10,9 +10,11 @@ use arrow::compute::{concat_batches, take_record_batch};
 use arrow_schema::{FieldRef, SchemaRef};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_arrow::ArrayBuilder;
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -53,6 +55,11 @@ pub struct OpenContext {
 pub struct Cancel(Arc<AtomicBool>);
 
 impl Cancel {
+    /// The flag itself, for a signal handler.
+    pub fn flag(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.0)
+    }
+
     /// Raises the flag.
     pub fn cancel(&self) {
         self.0.store(true, Ordering::Relaxed);
@@ -238,9 +245,47 @@ pub struct FinishedBatch {
 /// Receives finished batches.
 pub type Deliver<'a> = dyn FnMut(FinishedBatch) -> Result<(), StageError> + 'a;
 
+/// Runs a map job: `next` hands out batches, which have at least one unit each, and `deliver` takes them when their last unit is answered.
+///
+/// # Errors
+/// Where the job fails, or leaves a unit unanswered although the run was not cancelled.
+pub fn run_map(
+    job: &mut dyn MapJob,
+    columns: &[Column],
+    cancel: &Cancel,
+    next: &mut dyn FnMut() -> Result<Option<UnitBatch>, StageError>,
+    deliver: &mut Deliver<'_>,
+) -> Result<(), StageError> {
+    let handed_out = Rc::new(RefCell::new(Vec::new()));
+    let mut units = NotedUnits { next, handed_out: Rc::clone(&handed_out) };
+    let mut out = UnitSink { schema: schema_of(columns), handed_out, open: BTreeMap::new(), deliver };
+    job.run(&mut units, &mut out)?;
+    cancel.check()?;
+    out.take_note();
+    match out.open.values().map(|open| open.missing).sum() {
+        0 => Ok(()),
+        missing => Err(StageError::Failed(format!("{missing} units were left unanswered; this is a bug of the kind"))),
+    }
+}
+
+/// Tells the sink of every batch that it hands out.
+struct NotedUnits<'a> {
+    next: &'a mut dyn FnMut() -> Result<Option<UnitBatch>, StageError>,
+    handed_out: Rc<RefCell<Vec<Arc<UnitBatch>>>>,
+}
+
+impl UnitSource for NotedUnits<'_> {
+    fn next(&mut self) -> Result<Option<Arc<UnitBatch>>, StageError> {
+        let batch = (self.next)()?.map(Arc::new);
+        self.handed_out.borrow_mut().extend(batch.clone());
+        Ok(batch)
+    }
+}
+
 /// Takes the answers for units, and delivers a batch when its last unit is answered.
 pub struct UnitSink<'a> {
     schema: SchemaRef,
+    handed_out: Rc<RefCell<Vec<Arc<UnitBatch>>>>,
     open: BTreeMap<u64, OpenBatch>,
     deliver: &'a mut Deliver<'a>,
 }
@@ -254,38 +299,16 @@ struct OpenBatch {
     source: Arc<UnitBatch>,
 }
 
-impl<'a> UnitSink<'a> {
-    /// A sink for rows with these columns.
-    pub fn new(columns: &[Column], deliver: &'a mut Deliver<'a>) -> Self {
-        Self { schema: schema_of(columns), open: BTreeMap::new(), deliver }
-    }
-
-    /// Says that a batch was handed out. Whoever implements [`UnitSource`] next to this sink calls it.
-    ///
-    /// # Errors
-    /// Where a batch without units cannot be delivered.
-    pub fn expect(&mut self, batch: &Arc<UnitBatch>) -> Result<(), StageError> {
-        let units = batch.units.len();
-        let open = OpenBatch {
-            builder: None,
-            passed: Vec::new(),
-            num_rows: 0,
-            answers: vec![None; units],
-            missing: units,
-            source: Arc::clone(batch),
-        };
-        self.open.insert(batch.id, open);
-        if units == 0 { self.finish(batch.id) } else { Ok(()) }
-    }
-
+impl UnitSink<'_> {
     /// Answers a unit with rows, of the type whose columns the kind declared; none is an answer too.
     ///
     /// # Errors
     /// Where a row does not fit the declared columns, or the batch cannot be delivered.
     pub fn emit<T: Serialize>(&mut self, unit: UnitId, rows: &[T]) -> Result<(), StageError> {
-        let fields: &[FieldRef] = &self.schema.fields;
-        let open = open_batch(&mut self.open, unit)?;
+        let schema = Arc::clone(&self.schema);
+        let open = self.open(unit)?;
         if open.builder.is_none() {
+            let fields: &[FieldRef] = &schema.fields;
             open.builder = Some(ArrayBuilder::from_arrow(fields)?);
         }
         let builder = open.builder.as_mut().expect("made above");
@@ -303,7 +326,7 @@ impl<'a> UnitSink<'a> {
     /// # Errors
     /// Where the batch cannot be delivered.
     pub fn pass(&mut self, unit: UnitId) -> Result<(), StageError> {
-        let open = open_batch(&mut self.open, unit)?;
+        let open = self.open(unit)?;
         let range = &open.source.units[unit.unit as usize];
         let rows = open.source.rows.slice(range.start as usize, range.len());
         let start = open.num_rows;
@@ -318,7 +341,7 @@ impl<'a> UnitSink<'a> {
     /// # Errors
     /// Where the batch cannot be delivered.
     pub fn emit_batch(&mut self, unit: UnitId, rows: RecordBatch) -> Result<(), StageError> {
-        let open = open_batch(&mut self.open, unit)?;
+        let open = self.open(unit)?;
         let start = open.num_rows;
         open.num_rows += rows.num_rows() as u32;
         open.passed.push(rows);
@@ -342,13 +365,26 @@ impl<'a> UnitSink<'a> {
         self.answer(unit, UnitAnswer::Failed { message: message.into() })
     }
 
-    /// Units that were handed out and not answered.
-    pub fn num_missing(&self) -> usize {
-        self.open.values().map(|open| open.missing).sum()
+    fn take_note(&mut self) {
+        for source in self.handed_out.borrow_mut().drain(..) {
+            let missing = source.units.len();
+            let answers = vec![None; missing];
+            self.open.insert(
+                source.id,
+                OpenBatch { builder: None, passed: Vec::new(), num_rows: 0, answers, missing, source },
+            );
+        }
+    }
+
+    fn open(&mut self, unit: UnitId) -> Result<&mut OpenBatch, StageError> {
+        self.take_note();
+        self.open
+            .get_mut(&unit.batch)
+            .ok_or_else(|| StageError::failed(format!("unit {unit:?} is not open; this is a bug of the kind")))
     }
 
     fn answer(&mut self, unit: UnitId, answer: UnitAnswer) -> Result<(), StageError> {
-        let open = open_batch(&mut self.open, unit)?;
+        let open = self.open(unit)?;
         let slot = &mut open.answers[unit.unit as usize];
         if slot.is_some() {
             let id = &open.source.unit_ids[unit.unit as usize];
@@ -378,11 +414,6 @@ impl<'a> UnitSink<'a> {
         let answers = open.answers.into_iter().map(|answer| answer.expect("none is missing")).collect();
         (self.deliver)(FinishedBatch { id, rows, answers })
     }
-}
-
-fn open_batch(open: &mut BTreeMap<u64, OpenBatch>, unit: UnitId) -> Result<&mut OpenBatch, StageError> {
-    open.get_mut(&unit.batch)
-        .ok_or_else(|| StageError::failed(format!("unit {unit:?} is not open; this is a bug of the kind")))
 }
 
 /// Gives a batch the columns of `schema`, by name: strings and lists are cast between their encodings, a missing nullable column is null.

@@ -10,6 +10,7 @@ pub mod random;
 pub mod reference;
 pub mod stage;
 pub mod train;
+pub mod worker;
 
 use stage::AnyStage;
 

@@ -492,6 +492,12 @@ impl From<arrow::error::ArrowError> for StageError {
     }
 }
 
+impl From<std::io::Error> for StageError {
+    fn from(error: std::io::Error) -> Self {
+        Self::Failed(format!("reading or writing failed: {error}"))
+    }
+}
+
 impl From<serde_arrow::Error> for StageError {
     fn from(error: serde_arrow::Error) -> Self {
         Self::Failed(format!("reading or building rows failed: {error}"))
