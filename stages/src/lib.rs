@@ -9,13 +9,15 @@ pub mod new_model;
 pub mod random;
 pub mod reference;
 pub mod stage;
+pub mod synthesize;
 pub mod train;
 pub mod worker;
 
 use stage::AnyStage;
 
 /// Every kind there is. The one list.
-pub const STAGES: &[&dyn AnyStage] = &[&new_model::NewModel, &reference::Reference, &train::Train];
+pub const STAGES: &[&dyn AnyStage] =
+    &[&new_model::NewModel, &reference::Reference, &synthesize::Synthesize, &train::Train];
 
 /// The kind of this name.
 pub fn find(name: &str) -> Option<&'static dyn AnyStage> {
