@@ -5,27 +5,41 @@
 
 pub mod code;
 pub mod columns;
+pub mod curriculum_sort;
+pub mod dedupe;
 pub mod fim_generate;
 pub mod generate;
 pub mod job;
 pub mod new_model;
+pub mod pair;
 pub mod random;
 pub mod reference;
+pub mod references;
+pub mod segment;
 pub mod stage;
 pub mod synthesize;
+pub mod take;
 pub mod train;
 pub mod worker;
+#[cfg(test)]
+pub(crate) mod testing;
 
 use stage::AnyStage;
 
 /// Every kind there is. The one list, a line a kind.
 #[rustfmt::skip]
 pub const STAGES: &[&dyn AnyStage] = &[
+    &curriculum_sort::CurriculumSort,
+    &dedupe::Dedupe,
     &fim_generate::FimGenerate,
     &generate::Generate,
     &new_model::NewModel,
+    &pair::Pair,
     &reference::Reference,
+    &references::References,
+    &segment::Segment,
     &synthesize::Synthesize,
+    &take::Take,
     &train::Train,
 ];
 

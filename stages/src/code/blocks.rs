@@ -6,6 +6,7 @@
 //! `match` and everything `async` are looked into, but are no targets. Decorators stay in the prefix.
 //! Source: `StructureCoder`, Ren et al. 2025, <https://arxiv.org/abs/2508.19532>, section 3.1 and its released code.
 
+use super::lexer::Lexer;
 use crate::random::Random;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -184,11 +185,29 @@ fn parse(parser: &mut Parser, source: &str) -> Result<Tree, SplitError> {
         return Err(SplitError::LoneCarriageReturn { byte });
     }
     let tree = parser.parse(source, None).expect("a parser with a language and without a time limit returns a tree");
-    let root = tree.root_node();
-    if root.has_error() {
-        return Err(SplitError::NotPython { line: first_error(root) });
+    if !tree.root_node().has_error() {
+        return Ok(tree);
     }
-    Ok(tree)
+    // The grammar takes a line inside a bracket that is indented less than its statement for the end of the statement's block.
+    // With the line breaks inside brackets blanked out, every byte keeps its place and the program its meaning.
+    let joined = parser.parse(joined(source), None).expect("as above");
+    if joined.root_node().has_error() {
+        return Err(SplitError::NotPython { line: first_error(tree.root_node()) });
+    }
+    Ok(joined)
+}
+
+/// A program with spaces in place of the line breaks and comments inside its brackets.
+fn joined(source: &str) -> String {
+    let mut text = String::with_capacity(source.len());
+    let mut lexer = Lexer::default();
+    for line in source.split_inclusive('\n') {
+        let comment = lexer.line(line);
+        let kept = if lexer.is_in_bracket() { comment.unwrap_or(line.trim_end().len()) } else { line.len() };
+        text.push_str(&line[..kept]);
+        text.extend(std::iter::repeat_n(' ', line.len() - kept));
+    }
+    text
 }
 
 fn lone_carriage_return(source: &[u8]) -> Option<usize> {
@@ -372,7 +391,7 @@ fn end_of_line(source: &[u8], byte: usize) -> usize {
 }
 
 /// Draws up to `count` different spans of 1 to `max_lines` lines, in the order in which they start; the control that does without a parser.
-/// A span of blank lines alone is drawn again.
+/// A span that begins or ends with a blank line is drawn again.
 pub fn random_spans(source: &str, count: usize, max_lines: usize, random: &mut Random) -> Vec<Span> {
     let bytes = source.as_bytes();
     let mut lines = Vec::new();
@@ -394,7 +413,8 @@ pub fn random_spans(source: &str, count: usize, max_lines: usize, random: &mut R
         let num_lines = 1 + random.below(max_lines.min(lines.len()));
         let first = random.below(lines.len() - num_lines + 1);
         let (start_byte, end_byte) = (lines[first].0, lines[first + num_lines - 1].1);
-        if !source[start_byte..end_byte].trim().is_empty() {
+        let is_blank = |(start, end): (usize, usize)| source[start..end].trim().is_empty();
+        if !is_blank(lines[first]) && !is_blank(lines[first + num_lines - 1]) {
             let num_lines = num_lines as u32;
             spans.insert(Span { start_byte, end_byte, kind: BlockKind::Random, depth: 0, num_lines });
         }

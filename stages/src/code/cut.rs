@@ -4,6 +4,7 @@
 //! parameters: a loop may have its `else`, and lines inside strings and brackets belong to their statement whatever their indentation.
 
 use super::blocks::BlockKind;
+use super::lexer::Lexer;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -99,59 +100,6 @@ fn indentation(line: &str) -> usize {
         }
     }
     width
-}
-
-/// Follows strings, brackets and line continuations, as far as needed to tell whether a line goes on with the one before.
-#[derive(Debug, Default)]
-struct Lexer {
-    /// The quote of the open triple-quoted string.
-    open_string: Option<u8>,
-    open_brackets: usize,
-    is_continued: bool,
-}
-
-impl Lexer {
-    fn is_inside(&self) -> bool {
-        self.open_string.is_some() || self.open_brackets > 0 || self.is_continued
-    }
-
-    fn line(&mut self, line: &str) {
-        let bytes = line.trim_end_matches(['\n', '\r']).as_bytes();
-        self.is_continued = false;
-        let mut at = 0;
-        while at < bytes.len() {
-            if let Some(quote) = self.open_string {
-                if bytes[at] == b'\\' {
-                    at += 2;
-                } else if bytes[at..].starts_with(&[quote; 3]) {
-                    self.open_string = None;
-                    at += 3;
-                } else {
-                    at += 1;
-                }
-                continue;
-            }
-            match bytes[at] {
-                b'#' => return,
-                quote @ (b'"' | b'\'') => {
-                    if bytes[at..].starts_with(&[quote; 3]) {
-                        self.open_string = Some(quote);
-                        at += 3;
-                        continue;
-                    }
-                    at += 1;
-                    while at < bytes.len() && bytes[at] != quote {
-                        at += if bytes[at] == b'\\' { 2 } else { 1 };
-                    }
-                }
-                b'(' | b'[' | b'{' => self.open_brackets += 1,
-                b')' | b']' | b'}' => self.open_brackets = self.open_brackets.saturating_sub(1),
-                b'\\' if at + 1 == bytes.len() => self.is_continued = true,
-                _ => {}
-            }
-            at += 1;
-        }
-    }
 }
 
 /// What a model is made to begin a block with: the indentation of the reference and the keyword of its kind; nothing for other spans.

@@ -6,5 +6,6 @@ pub mod blocks;
 pub mod comments;
 pub mod cut;
 pub mod distance;
+mod lexer;
 pub mod prompts;
 pub mod request;

@@ -1,0 +1,184 @@
+//! Tests of [`super`].
+
+use super::*;
+use crate::code::prompts::AskedTests;
+use crate::columns::TestStyle;
+use crate::testing::{Ran, run_map, table};
+use serde_json::{Value, json};
+
+/// Samples of block `b` as (text, verdict).
+fn pair_with(with: &Value, samples: &[(&str, &str)], kind: &str) -> Ran {
+    let candidate = |i: usize, text: &str| Candidate {
+        sample_id: format!("s{i}"),
+        problem_id: "p".into(),
+        block_id: Some("b".into()),
+        sample_index: i as u32,
+        text: text.into(),
+    };
+    let rows: Vec<_> = samples.iter().enumerate().map(|(i, (text, _))| candidate(i, text)).collect();
+    let judged = |i: usize, verdict: &str| Judged {
+        sample_id: format!("s{i}"),
+        verdict: verdict.trim_end_matches('~').into(),
+        flaky: verdict.ends_with('~'),
+    };
+    let verdicts: Vec<_> = samples.iter().enumerate().map(|(i, (_, verdict))| judged(i, verdict)).collect();
+    let problem = Asked {
+        problem_id: "p".into(),
+        question: "Do.".into(),
+        starter_code: Some("def f(x):".into()),
+        tests: AskedTests { style: TestStyle::Call },
+    };
+    let mut others = vec![("verdicts", table(&verdicts)), ("problems", table(&[problem]))];
+    if kind != "none" {
+        let target = Target {
+            block_id: "b".into(),
+            kind: kind.into(),
+            depth: 2,
+            num_lines: 7,
+            prefix: "x = 1\n".into(),
+            suffix: "\nprint(x)\n".into(),
+        };
+        others.push(("blocks", table(&[target])));
+    }
+    run_map(&Pair, with, &rows, &others)
+}
+
+fn written(segments: &[Segment]) -> String {
+    let one = |segment: &Segment| match segment.special {
+        Some(special) => format!("<{}>", serde_json::to_value(special).unwrap().as_str().unwrap()),
+        None => segment.text.clone().unwrap(),
+    };
+    segments.iter().map(one).collect()
+}
+
+const SAMPLES: &[(&str, &str)] = &[
+    ("while a < 10:\n    b", "passed"),
+    ("while a <= n:\n    b\n", "passed"),
+    ("while a < n:\n    b", "wrong"),
+    ("while a < n:\n    b\n", "wrong"),
+    ("while a <", "error"),
+];
+
+#[test]
+fn chosen_is_the_passing_sample_nearest_to_the_rejected_one() {
+    let examples: Vec<Example> = pair_with(&json!({ "alpha": 1.0 }), SAMPLES, "while").rows();
+    assert_eq!(examples.len(), 1);
+    let example = &examples[0];
+    assert_eq!(written(&example.chosen), "while a <= n:\n    b<end>");
+    assert_eq!(written(&example.rejected), "while a < n:\n    b<end>");
+    assert_eq!(written(&example.prompt), "<fim_prefix># Do.\n\nx = 1\n<fim_suffix>\nprint(x)\n<fim_middle>");
+    assert_eq!((example.format.as_str(), example.num_lines, example.depth), ("fim", 7, 2));
+    assert_eq!(example.chosen[0].spans[0].end as usize, "while a <= n:\n    b".len());
+    assert_eq!(example.chosen[1].spans.len(), 1);
+}
+
+#[test]
+fn conversations_go_on_from_the_prefix_and_leave_the_suffix_out() {
+    let with = json!({ "alpha": 0.0, "prompt": { "system": null } });
+    let examples: Vec<Example> = pair_with(&with, SAMPLES, "while").rows();
+    assert_eq!(written(&examples[0].prompt), "<user_start>Do.<assistant_start>```python\nx = 1\n");
+    assert_eq!(written(&examples[0].chosen), "while a <= n:\n    b");
+    assert_eq!(examples[0].format, "chat");
+    let with = json!({ "alpha": 0.0, "middle_owns_newline": true, "close_fence": true });
+    let examples: Vec<Example> = pair_with(&with, SAMPLES, "while").rows();
+    assert_eq!(written(&examples[0].chosen), "while a <= n:\n    b\n");
+}
+
+#[test]
+fn whole_programs_are_always_conversations() {
+    for kind in ["full", "none"] {
+        let with = json!({ "alpha": 1.0, "prompt": { "system": null }, "close_fence": true });
+        let examples: Vec<Example> = pair_with(&with, SAMPLES, kind).rows();
+        assert_eq!(written(&examples[0].prompt), "<user_start>Do.<assistant_start>```python\ndef f(x):");
+        assert_eq!(written(&examples[0].rejected), "while a < n:\n    b\n```<turn_end>");
+        assert_eq!(examples[0].block_kind.is_some(), kind == "full");
+        assert_eq!(examples[0].num_lines, if kind == "full" { 7 } else { 2 });
+    }
+}
+
+#[test]
+fn which_failures_are_rejected_is_a_parameter() {
+    let all = |when: &str| {
+        let with = json!({ "alpha": 1.0, "rejected_when": when, "pairs_per_target": "all" });
+        let examples: Vec<Example> = pair_with(&with, SAMPLES, "while").rows();
+        examples.iter().map(|example| written(&example.rejected)).collect::<Vec<_>>()
+    };
+    assert_eq!(all("wrong_answer"), ["while a < n:\n    b<end>"]);
+    assert_eq!(all("any_failure"), ["while a < n:\n    b<end>", "while a <<end>"]);
+}
+
+#[test]
+fn targets_without_a_pair_say_why() {
+    let reason = |samples: &[(&str, &str)]| pair_with(&json!({}), samples, "if").reasons();
+    assert_eq!(reason(&[("a", "wrong"), ("b", "error")]), ["no-correct"]);
+    assert_eq!(reason(&[("a", "passed"), ("b", "passed")]), ["no-incorrect"]);
+    assert_eq!(reason(&[("a", "passed"), ("b", "timeout")]), ["none-to-reject"]);
+    // A flaky sample, an empty one, and a text that was judged both ways are of no use.
+    assert_eq!(reason(&[("a", "passed"), ("b", "wrong~")]), ["none-to-reject"]);
+    assert_eq!(reason(&[("a", "passed"), ("\n", "wrong")]), ["none-to-reject"]);
+    assert_eq!(reason(&[("a", "passed"), ("a", "wrong"), ("b", "wrong")]), ["no-correct"]);
+}
+
+#[test]
+fn alpha_is_the_share_of_fill_in_the_middle() {
+    let job = PairJob { params: Params { alpha: 0.3, ..Params::default() } };
+    let problem = Asked {
+        problem_id: "p".into(),
+        question: "Do.".into(),
+        starter_code: None,
+        tests: AskedTests { style: TestStyle::Call },
+    };
+    let target = Target {
+        block_id: "b".into(),
+        kind: "if".into(),
+        depth: 1,
+        num_lines: 1,
+        prefix: String::new(),
+        suffix: String::new(),
+    };
+    let candidate = |id: usize, text: &str| Candidate {
+        sample_id: format!("{id}{text}"),
+        problem_id: "p".into(),
+        block_id: None,
+        sample_index: 0,
+        text: text.into(),
+    };
+    let is_fim = |id| job.example(&problem, Some(&target), &candidate(id, "a"), &candidate(id, "b")).format == "fim";
+    let share = (0..2000).filter(|&id| is_fim(id)).count();
+    assert!((540..660).contains(&share), "{share} of 2000");
+}
+
+#[test]
+fn the_order_of_samples_changes_nothing() {
+    let candidates: Vec<Candidate> = SAMPLES
+        .iter()
+        .enumerate()
+        .map(|(i, (text, _))| Candidate {
+            sample_id: format!("s{i}"),
+            problem_id: "p".into(),
+            block_id: None,
+            sample_index: i as u32,
+            text: (*text).to_owned(),
+        })
+        .collect();
+    let judged: Vec<Judged> = SAMPLES
+        .iter()
+        .map(|(_, verdict)| Judged { sample_id: String::new(), verdict: (*verdict).to_owned(), flaky: false })
+        .collect();
+    let problem = Asked {
+        problem_id: "p".into(),
+        question: "Do.".into(),
+        starter_code: None,
+        tests: AskedTests { style: TestStyle::Stdio },
+    };
+    let job = PairJob { params: Params { rejected_when: RejectedWhen::AnyFailure, ..Params::default() } };
+    let forth: Vec<_> = candidates.iter().zip(&judged).collect();
+    let back: Vec<_> = forth.iter().rev().copied().collect();
+    assert_eq!(job.pairs("b", &forth, &problem, None), job.pairs("b", &back, &problem, None));
+}
+
+#[test]
+fn a_share_outside_0_to_1_is_refused() {
+    let error = Pair::declare(&Params { alpha: 1.5, ..Params::default() }, &InputSchemas::new()).unwrap_err();
+    assert_eq!(error.to_string(), "expected a share from 0 to 1, got 1.5");
+}
