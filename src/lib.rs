@@ -1,1 +1,4 @@
 //! Pipeline runner.
+
+pub mod cache;
+pub mod digest;
