@@ -7,6 +7,7 @@ pub mod code;
 pub mod columns;
 pub mod curriculum_sort;
 pub mod dedupe;
+pub mod filter;
 pub mod fim_generate;
 pub mod generate;
 pub mod job;
@@ -19,10 +20,10 @@ pub mod segment;
 pub mod stage;
 pub mod synthesize;
 pub mod take;
-pub mod train;
-pub mod worker;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod train;
+pub mod worker;
 
 use stage::AnyStage;
 
@@ -31,6 +32,7 @@ use stage::AnyStage;
 pub const STAGES: &[&dyn AnyStage] = &[
     &curriculum_sort::CurriculumSort,
     &dedupe::Dedupe,
+    &filter::Filter,
     &fim_generate::FimGenerate,
     &generate::Generate,
     &new_model::NewModel,

@@ -2,8 +2,8 @@
 
 use crate::columns::{Column, fields_of, schema_of};
 use crate::job::{
-    Cancel, Device, FinishedBatch, Job, LookupTable, OpenContext, UnitAnswer, UnitBatch, UnitSink, UnitSource,
-    WholeInputs, WholeOutputs, WholeSink,
+    Cancel, Device, FinishedBatch, Job, LookupTable, OpenContext, UnitAnswer, UnitBatch, WholeInputs, WholeOutputs,
+    WholeSink,
 };
 use crate::stage::{AnyStage, ArtifactKind, Columns, Declaration, InputSchemas, Role, StageError, Work};
 use arrow::array::{Array, RecordBatch, UInt32Array};
@@ -11,9 +11,8 @@ use arrow::compute::{concat_batches, take_record_batch};
 use arrow::util::display::array_value_to_string;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 /// A table of rows of `T`.
 pub(crate) fn table<T: Serialize + DeserializeOwned>(rows: &[T]) -> RecordBatch {
@@ -153,29 +152,18 @@ pub(crate) fn run_map_batch(
         let rows = take_record_batch(table, &UInt32Array::from(picked)).expect("rows can be taken");
         lookups.insert(input.name.clone(), LookupTable { rows, index });
     }
-    let batch = Arc::new(UnitBatch { id: 0, port: port.to_owned(), rows: rows.clone(), unit_ids, units, lookups });
+    let batch = UnitBatch { id: 0, port: port.to_owned(), rows: rows.clone(), unit_ids, units, lookups };
     let ArtifactKind::Table { columns: output, .. } = &declaration.outputs[0].artifact else { panic!("not a table") };
+    let mut waiting = Some(batch);
     let mut finished: Vec<FinishedBatch> = Vec::new();
-    {
-        let mut deliver = |batch| {
-            finished.push(batch);
-            Ok(())
-        };
-        let mut sink = UnitSink::new(output, &mut deliver);
-        sink.expect(&batch).expect("an empty batch is delivered");
-        job.run(&mut Once(VecDeque::from([batch])), &mut sink).expect("the job runs");
-        assert_eq!(sink.num_missing(), 0, "every unit is answered");
-    }
+    let mut deliver = |batch| {
+        finished.push(batch);
+        Ok(())
+    };
+    crate::job::run_map(job.as_mut(), output, &Cancel::default(), &mut || Ok(waiting.take()), &mut deliver)
+        .expect("the job runs and answers every unit");
     let FinishedBatch { rows, answers, .. } = finished.pop().expect("the batch is finished");
     Ran { batch: rows, answers, tables: BTreeMap::new() }
-}
-
-struct Once(VecDeque<Arc<UnitBatch>>);
-
-impl UnitSource for Once {
-    fn next(&mut self) -> Result<Option<Arc<UnitBatch>>, StageError> {
-        Ok(self.0.pop_front())
-    }
 }
 
 #[derive(Default)]

@@ -1,0 +1,357 @@
+//! `filter`: keeps rows that meet conditions, and of problems the solutions that do.
+//!
+//! Columns in: all of `rows`. Out: the same columns, and `dropped` with the condition that failed.
+//! `golden: must-pass` is short for `references` + `execute` + this kind with their verdicts: what is kept are problems with
+//! at least one reference solution that passes all tests, without the solutions that do not.
+//! Determinism: bits; the verdicts are another stage's. Cost: reading the table.
+
+use crate::code::request::sample_id;
+use crate::columns::Column;
+use crate::job::{Job, MapJob, OpenContext, UnitSink, UnitSource};
+use crate::segment::Solved;
+use crate::stage::{
+    AddedStage, Columns, Declaration, Expansion, InputPort, InputSchemas, OutputPort, Role, SchemaError, Source, Stage,
+    StageError, UseSite,
+};
+use arrow::array::{ArrayRef, ListBuilder, RecordBatch, StringBuilder};
+use minijinja::{Environment, UndefinedBehavior, Value};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// The kind.
+#[derive(Debug, Clone, Copy)]
+pub struct Filter;
+
+/// Parameters of `filter`. A row has to meet all conditions that are set.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Params {
+    /// An expression over the columns that has to be true, as in Jinja: `difficulty == "interview" and solution|length < 4000`.
+    /// `solution` is the first of `solutions`.
+    pub r#where: Option<String>,
+    /// What the tests have to say of the solutions of a problem; the others are left out, and problems without any that is kept.
+    pub golden: Option<Golden>,
+    /// Solutions with more words (separated by white space) are left out, and problems without any that is kept.
+    pub max_words: Option<u32>,
+    /// Solutions with more lines are left out, likewise.
+    pub max_lines: Option<u32>,
+    /// Solutions with fewer lines are left out, likewise.
+    pub min_lines: Option<u32>,
+}
+
+/// What the tests have to say of a solution.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Golden {
+    /// It passes all of them.
+    MustPass,
+}
+
+/// How a reference solution did: the columns looked up.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct GoldenVerdict {
+    /// The problem.
+    pub problem_id: String,
+    /// The solution, as `references` names it.
+    pub sample_id: String,
+    /// The worst outcome over all tests.
+    pub verdict: String,
+}
+
+impl Params {
+    fn concerns_solutions(&self) -> Option<&'static str> {
+        [
+            ("golden", self.golden.is_some()),
+            ("max_words", self.max_words.is_some()),
+            ("max_lines", self.max_lines.is_some()),
+            ("min_lines", self.min_lines.is_some()),
+        ]
+        .into_iter()
+        .find_map(|(name, is_set)| is_set.then_some(name))
+    }
+}
+
+/// An environment whose expressions may only name what there is.
+fn environment() -> Environment<'static> {
+    let mut environment = Environment::new();
+    environment.set_undefined_behavior(UndefinedBehavior::Strict);
+    environment
+}
+
+/// The names that an expression takes from a row.
+fn names_in(expression: &str) -> Result<BTreeSet<String>, SchemaError> {
+    let environment = environment();
+    let compiled = environment.compile_expression(expression).map_err(|error| {
+        let detail = error.detail().map_or_else(|| error.to_string(), str::to_owned);
+        SchemaError::parameter("where", format!("expected an expression, got `{expression}`: {detail}"))
+    })?;
+    let known: BTreeSet<&str> = environment.globals().map(|(name, _)| name).collect();
+    let mut names: BTreeSet<String> = compiled.undeclared_variables(false).into_iter().collect();
+    names.retain(|name| !known.contains(name.as_str()));
+    Ok(names)
+}
+
+impl Stage for Filter {
+    type Params = Params;
+    const NAME: &'static str = "filter";
+    const VERSION: u32 = 1;
+    const ABOUT: &'static str = "Keeps the rows that meet conditions; of problems, the solutions that do.";
+    const EXAMPLE: &'static str = "\
+problems: { use: load, with: { path: ../examples/problems/align.jsonl } }
+short: { use: filter, from: problems, with: { where: \"solution|length < 400\", max_lines: 30 } }
+clean: { use: filter, from: short, with: { golden: must-pass } }
+";
+
+    fn declare(params: &Params, inputs: &InputSchemas) -> Result<Declaration, SchemaError> {
+        let columns = inputs.get("rows").cloned().unwrap_or_default();
+        let has = |name: &str| columns.iter().any(|column| column.name == name);
+        if params == &Params::default() {
+            return Err(SchemaError::general("expected at least one condition, got none"));
+        }
+        let names = params.r#where.as_deref().map(names_in).transpose()?.unwrap_or_default();
+        if inputs.contains_key("rows") {
+            if let Some(name) = params.concerns_solutions()
+                && !(has("solutions") && has("problem_id"))
+            {
+                let problem = "expected a table of problems, with the columns problem_id and solutions";
+                return Err(SchemaError::parameter(name, problem));
+            }
+            for name in &names {
+                if !has(name) && !(name == "solution" && has("solutions")) {
+                    let there: Vec<_> = columns.iter().map(|column: &Column| column.name.as_str()).collect();
+                    let problem = format!("expected columns among {}, got `{name}`", there.join(", "));
+                    return Err(SchemaError::parameter("where", problem));
+                }
+            }
+        }
+        let rows = InputPort {
+            name: "rows".into(),
+            doc: "the table to filter",
+            role: Role::Rows,
+            columns: Columns::All,
+            optional: false,
+        };
+        let verdicts =
+            InputPort::lookup_many::<GoldenVerdict>("verdicts", "problem_id", "how the reference solutions did");
+        let mut ports = vec![rows];
+        if params.golden.is_some() {
+            ports.push(verdicts.optional());
+        }
+        Ok(Declaration::map(ports, OutputPort::table("rows", columns, "the rows kept")))
+    }
+
+    fn expand(params: &Params, site: &UseSite) -> Option<Expansion> {
+        if params.golden.is_none() || site.connected.iter().any(|port| port == "verdicts") {
+            return None;
+        }
+        let references = AddedStage {
+            suffix: "references",
+            kind: "references",
+            with: json!({}),
+            from: BTreeMap::from([("problems".to_owned(), Source::Given("rows"))]),
+        };
+        let execute = AddedStage {
+            suffix: "execute",
+            kind: "execute",
+            with: json!({}),
+            from: BTreeMap::from([
+                ("programs".to_owned(), Source::Added { suffix: "references", port: None }),
+                ("problems".to_owned(), Source::Given("rows")),
+            ]),
+        };
+        Some(Expansion {
+            added: vec![references, execute],
+            kind: Self::NAME,
+            with: serde_json::to_value(params).expect("parameters came from JSON and go back to it"),
+            from: BTreeMap::from([
+                ("rows".to_owned(), Source::Given("rows")),
+                ("verdicts".to_owned(), Source::Added { suffix: "execute", port: None }),
+            ]),
+        })
+    }
+
+    fn open(params: &Params, _cx: &OpenContext) -> Result<Job, StageError> {
+        let names = match &params.r#where {
+            Some(expression) => names_in(expression).map_err(|error| StageError::failed(error.to_string()))?,
+            None => BTreeSet::new(),
+        };
+        Ok(Job::Map(Box::new(FilterJob { params: params.clone(), names, environment: environment() })))
+    }
+}
+
+struct FilterJob {
+    params: Params,
+    /// The names that `where` takes from a row.
+    names: BTreeSet<String>,
+    environment: Environment<'static>,
+}
+
+/// The condition that a row failed, and what was found.
+type Refusal = (&'static str, Option<String>);
+
+impl FilterJob {
+    /// The solutions of a problem that meet the conditions, or the condition that the last ones failed.
+    fn kept_solutions<'a>(
+        &self,
+        problem: &'a Solved,
+        verdicts: Option<&[GoldenVerdict]>,
+    ) -> Result<Vec<&'a str>, Refusal> {
+        let mut refusal: Refusal = ("no-solution", None);
+        let mut kept = Vec::with_capacity(problem.solutions.len());
+        for (i, solution) in problem.solutions.iter().enumerate() {
+            match self.refuses(problem, i, solution, verdicts) {
+                Some(found) => refusal = found,
+                None => kept.push(solution.as_str()),
+            }
+        }
+        if kept.is_empty() { Err(refusal) } else { Ok(kept) }
+    }
+
+    fn refuses(
+        &self,
+        problem: &Solved,
+        i: usize,
+        solution: &str,
+        verdicts: Option<&[GoldenVerdict]>,
+    ) -> Option<Refusal> {
+        let words = solution.split_whitespace().count();
+        let lines = solution.lines().count();
+        if self.params.max_words.is_some_and(|most| words > most as usize) {
+            return Some(("max-words", Some(format!("{words} words"))));
+        }
+        if self.params.max_lines.is_some_and(|most| lines > most as usize) {
+            return Some(("max-lines", Some(format!("{lines} lines"))));
+        }
+        if self.params.min_lines.is_some_and(|least| lines < least as usize) {
+            return Some(("min-lines", Some(format!("{lines} lines"))));
+        }
+        let id = sample_id(&problem.problem_id, i as u32);
+        match verdicts?.iter().find(|verdict| verdict.sample_id == id) {
+            Some(verdict) if verdict.verdict == "passed" => None,
+            Some(verdict) => Some(("golden", Some(verdict.verdict.clone()))),
+            None => Some(("golden", Some("not judged".into()))),
+        }
+    }
+}
+
+impl MapJob for FilterJob {
+    fn run(&mut self, units: &mut dyn UnitSource, out: &mut UnitSink<'_>) -> Result<(), StageError> {
+        let condition = match &self.params.r#where {
+            Some(expression) => Some(
+                self.environment
+                    .compile_expression(expression)
+                    .map_err(|error| StageError::failed(format!("`where`: {error:#}")))?,
+            ),
+            None => None,
+        };
+        let wants_solutions = self.params.concerns_solutions().is_some();
+        while let Some(batch) = units.next()? {
+            let problems: Vec<Solved> = if wants_solutions { batch.rows()? } else { Vec::new() };
+            let verdicts = match self.params.golden {
+                Some(_) => Some(batch.lookup::<GoldenVerdict>("verdicts")?),
+                None => None,
+            };
+            let mut contexts = contexts(&batch.rows, &self.names)?;
+            for (unit, rows) in batch.units() {
+                let row = rows.start;
+                let mut kept = None;
+                if wants_solutions {
+                    match self.kept_solutions(&problems[row], verdicts.as_ref().map(|verdicts| verdicts.all(row))) {
+                        Ok(solutions) => kept = Some(solutions),
+                        Err((reason, detail)) => {
+                            out.drop(unit, reason, detail)?;
+                            continue;
+                        }
+                    }
+                }
+                if let Some(condition) = &condition {
+                    let context = &mut contexts[row];
+                    if let Some(kept) = &kept {
+                        set_solutions(context, &self.names, kept);
+                    }
+                    match condition.eval(Value::from_pairs(context.clone())) {
+                        Ok(value) if value.is_true() => {}
+                        Ok(_) => {
+                            out.drop(unit, "where", None)?;
+                            continue;
+                        }
+                        Err(error) => {
+                            out.fail(unit, format!("`where` cannot be evaluated: {error:#}"))?;
+                            continue;
+                        }
+                    }
+                }
+                match kept {
+                    Some(kept) if kept.len() < problems[row].solutions.len() => {
+                        out.emit_batch(unit, with_solutions(&batch.rows.slice(row, 1), &kept)?)?;
+                    }
+                    _ => out.pass(unit)?,
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The columns of each row that an expression names.
+fn contexts(rows: &RecordBatch, names: &BTreeSet<String>) -> Result<Vec<BTreeMap<String, Value>>, StageError> {
+    if names.is_empty() || rows.num_rows() == 0 {
+        return Ok(vec![BTreeMap::new(); rows.num_rows()]);
+    }
+    let wanted: Vec<usize> = rows
+        .schema()
+        .fields()
+        .iter()
+        .enumerate()
+        .filter(|(_, field)| {
+            names.contains(field.name()) || (field.name() == "solutions" && names.contains("solution"))
+        })
+        .map(|(i, _)| i)
+        .collect();
+    let mut contexts: Vec<BTreeMap<String, Value>> = serde_arrow::from_record_batch(&rows.project(&wanted)?)?;
+    for context in &mut contexts {
+        if names.contains("solution") && !context.contains_key("solution") {
+            let first = context
+                .get("solutions")
+                .and_then(|solutions| solutions.get_item_by_index(0).ok())
+                .filter(|first| !first.is_undefined())
+                .unwrap_or(Value::from(()));
+            context.insert("solution".into(), first);
+        }
+    }
+    Ok(contexts)
+}
+
+/// Makes an expression see the solutions that are kept, and no others.
+fn set_solutions(context: &mut BTreeMap<String, Value>, names: &BTreeSet<String>, kept: &[&str]) {
+    // A table of problems may have a column `solution` of its own; it then is what the name means.
+    let is_alias = context.contains_key("solutions") && names.contains("solution");
+    if context.contains_key("solutions") {
+        context.insert("solutions".into(), Value::from_iter(kept.iter().copied()));
+    }
+    if is_alias {
+        context.insert("solution".into(), kept.first().map_or(Value::from(()), |&first| Value::from(first)));
+    }
+}
+
+/// One row with other solutions.
+fn with_solutions(row: &RecordBatch, kept: &[&str]) -> Result<RecordBatch, StageError> {
+    let mut list = ListBuilder::new(StringBuilder::new());
+    list.append_value(kept.iter().map(|&solution| Some(solution)));
+    let list: ArrayRef = Arc::new(list.finish());
+    let (at, field) = row
+        .schema_ref()
+        .column_with_name("solutions")
+        .map(|(at, field)| (at, field.clone()))
+        .ok_or_else(|| StageError::input("rows", "column `solutions` is missing"))?;
+    let mut columns = row.columns().to_vec();
+    columns[at] = arrow::compute::cast(&list, field.data_type())?;
+    Ok(RecordBatch::try_new(row.schema(), columns)?)
+}
+
+#[cfg(test)]
+#[path = "filter_tests.rs"]
+mod tests;
