@@ -2,3 +2,5 @@
 
 pub mod cache;
 pub mod digest;
+pub mod pipeline;
+pub mod plan;

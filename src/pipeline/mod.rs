@@ -1,0 +1,20 @@
+//! From a pipeline file to stages with checked parameters and known connections.
+//!
+//! [`located`] reads YAML as written, with places; [`file`] says what the keys mean and applies `--set`; [`vars`] puts vars in;
+//! [`params`] checks `with:` blocks; [`resolve`] binds kinds, connects ports and expands uses. Nothing here touches a cache, runs
+//! anything or stops at the first mistake: every [`error::Problem`] is collected with its place.
+
+pub mod error;
+pub mod file;
+pub mod located;
+pub mod params;
+pub mod resolve;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
+pub mod vars;
+
+pub use error::{Fault, Problem, Problems, Severity};
+pub use located::Location;
+pub use resolve::{Compare, MetricRef, OutputRef, Resolution, Resolved, ResolvedStage, resolve};

@@ -1,0 +1,3 @@
+//! From a resolved pipeline to what has to be done. Pure: no cache, no data.
+
+pub mod schema;

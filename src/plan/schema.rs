@@ -1,0 +1,213 @@
+//! Types checked before anything runs: the columns of every connection, from the sources down.
+
+use crate::pipeline::error::{Fault, Problem, Problems, Severity};
+use crate::pipeline::resolve::{OutputRef, Resolution, Resolved, ResolvedStage, contradiction};
+use ablate_stages::columns::Column;
+use ablate_stages::stage::{ArtifactKind, Columns, Declaration, InputPort, InputSchemas, Role, Work};
+use arrow::datatypes::DataType;
+use petgraph::algo::toposort;
+use petgraph::graph::DiGraph;
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// A pipeline in which every name, parameter and column is right.
+pub struct Checked {
+    /// The pipeline.
+    pub pipeline: Resolved,
+    /// What each stage reads and writes, with the columns of its real inputs, by stage.
+    pub declarations: BTreeMap<String, Declaration>,
+    /// Positions in `pipeline.stages`, makers before readers.
+    pub order: Vec<usize>,
+    /// Warnings, and notes on what this machine lacks.
+    pub problems: Problems,
+}
+
+/// Reads, resolves and checks a pipeline file with `--set`s on top.
+///
+/// # Errors
+/// All that is wrong with it, warnings and notes included.
+pub fn load(file: &Path, sets: &[String]) -> Result<Checked, Problems> {
+    check(crate::pipeline::resolve(file, sets))
+}
+
+/// Checks the columns of a resolved pipeline.
+///
+/// # Errors
+/// All that is wrong with it, together with what was found while resolving.
+pub fn check(resolution: Resolution) -> Result<Checked, Problems> {
+    let Resolution { pipeline, mut problems } = resolution;
+    let order = order(&pipeline);
+    let mut declarations: BTreeMap<String, Declaration> = BTreeMap::new();
+    for &index in &order {
+        let stage = &pipeline.stages[index];
+        let mut inputs = InputSchemas::new();
+        // Below a stage with mistakes nothing is known: more words would be about the same mistake.
+        let known = stage.from.iter().all(|(port, output)| {
+            let Some(maker) = declarations.get(&output.stage) else { return false };
+            if let Some(columns) = table_of(maker, output) {
+                inputs.insert(port.clone(), columns.to_vec());
+            }
+            true
+        });
+        if !known {
+            continue;
+        }
+        let before = problems.list.len();
+        match stage.bound.declare(&inputs) {
+            Ok(declaration) => {
+                connections(stage, &declaration, &pipeline, &declarations, &mut problems.list);
+                if problems.list.len() == before {
+                    declarations.insert(stage.name.clone(), declaration);
+                }
+            }
+            Err(error) => problems.list.push(contradiction(
+                stage.expanded_from.as_deref().unwrap_or(&stage.name),
+                &stage.written,
+                stage.place,
+                &error,
+            )),
+        }
+    }
+    problems.sort();
+    if problems.has_errors() { Err(problems) } else { Ok(Checked { pipeline, declarations, order, problems }) }
+}
+
+/// Whether anything that a run needs is missing on this machine.
+pub fn lacks_something(problems: &Problems) -> bool {
+    problems.count(Severity::Note) > 0
+}
+
+/// Makers before readers; stages on a circle, which are reported already, are left out.
+fn order(pipeline: &Resolved) -> Vec<usize> {
+    let index: BTreeMap<&str, usize> =
+        pipeline.stages.iter().enumerate().map(|(index, stage)| (stage.name.as_str(), index)).collect();
+    let mut graph = DiGraph::<usize, ()>::new();
+    let nodes: Vec<_> = (0..pipeline.stages.len()).map(|index| graph.add_node(index)).collect();
+    for (reader, stage) in pipeline.stages.iter().enumerate() {
+        for output in stage.from.values() {
+            if let Some(&maker) = index.get(output.stage.as_str()) {
+                graph.add_edge(nodes[maker], nodes[reader], ());
+            }
+        }
+    }
+    toposort(&graph, None).map(|order| order.into_iter().map(|node| graph[node]).collect()).unwrap_or_default()
+}
+
+fn table_of<'a>(declaration: &'a Declaration, output: &OutputRef) -> Option<&'a [Column]> {
+    match &declaration.outputs.iter().find(|port| port.name == output.port)?.artifact {
+        ArtifactKind::Table { columns, .. } => Some(columns),
+        _ => None,
+    }
+}
+
+/// Every input port against what is connected to it.
+fn connections(
+    stage: &ResolvedStage,
+    declaration: &Declaration,
+    pipeline: &Resolved,
+    declarations: &BTreeMap<String, Declaration>,
+    problems: &mut Vec<Problem>,
+) {
+    let connected = |port: &InputPort| -> Option<(&OutputRef, &ArtifactKind)> {
+        let output = stage.from.get(&port.name)?;
+        let outputs = &declarations.get(&output.stage)?.outputs;
+        Some((output, &outputs.iter().find(|found| found.name == output.port)?.artifact))
+    };
+    for port in &declaration.inputs {
+        let Some((output, artifact)) = connected(port) else { continue };
+        let at = stage.from_places.get(&port.name).copied().unwrap_or(stage.place);
+        let mut report = |fault: Fault| problems.push(Problem::new(fault, at));
+        if !fits(&port.role, artifact) {
+            report(wrong_artifact(stage, port, output, artifact));
+            continue;
+        }
+        let ArtifactKind::Table { columns, .. } = artifact else { continue };
+        let mut missing: Vec<(String, String)> = Vec::new();
+        if let Columns::These(wanted) = &port.columns {
+            for wanted in wanted {
+                match columns.iter().find(|column| column.name == wanted.name) {
+                    None if wanted.nullable => {}
+                    None => missing.push((wanted.name.clone(), words(&wanted.data_type))),
+                    Some(found) if wanted.accepts(found) => {}
+                    Some(found) => report(Fault::ColumnType {
+                        stage: stage.name.clone(),
+                        port: port.name.clone(),
+                        column: wanted.name.clone(),
+                        expected: full_words(wanted),
+                        table: output.to_string(),
+                        found: full_words(found),
+                    }),
+                }
+            }
+        }
+        // An id that joins two tables, or a group's column, must be there even if the kind does not read it.
+        let needed = match (&port.role, &declaration.work) {
+            (Role::Lookup { by, .. }, _) => Some(by),
+            (Role::Rows, Work::Map { group_by }) => group_by.as_ref(),
+            _ => None,
+        };
+        if let Some(name) = needed
+            && !columns.iter().any(|column| column.name == *name)
+            && !missing.iter().any(|(column, _)| column == name)
+        {
+            missing.push((name.clone(), "an id".into()));
+        }
+        if !missing.is_empty() {
+            report(Fault::MissingColumns {
+                stage: stage.name.clone(),
+                port: port.name.clone(),
+                columns: missing,
+                table: output.to_string(),
+                kind: pipeline.stage(&output.stage).map_or("?", |maker| maker.kind).to_owned(),
+                choices: columns.iter().map(|column| column.name.clone()).collect(),
+            });
+        }
+    }
+}
+
+fn fits(role: &Role, artifact: &ArtifactKind) -> bool {
+    matches!(
+        (role, artifact),
+        (Role::Rows | Role::Lookup { .. } | Role::Table, ArtifactKind::Table { .. })
+            | (Role::Model, ArtifactKind::Model)
+            | (Role::Files, ArtifactKind::Files)
+    )
+}
+
+fn wrong_artifact(stage: &ResolvedStage, port: &InputPort, output: &OutputRef, artifact: &ArtifactKind) -> Fault {
+    Fault::WrongArtifact {
+        stage: stage.name.clone(),
+        port: port.name.clone(),
+        expected: match port.role {
+            Role::Rows | Role::Lookup { .. } | Role::Table => "a table",
+            Role::Model => "a model",
+            Role::Files => "a folder of files",
+        },
+        source_name: output.to_string(),
+        found: match artifact {
+            ArtifactKind::Table { .. } => "a table",
+            ArtifactKind::Model => "a model",
+            ArtifactKind::Files => "a folder of files",
+        },
+    }
+}
+
+/// A column's type in words, with whether it may be empty.
+fn full_words(column: &Column) -> String {
+    if column.nullable { format!("{} or nothing", words(&column.data_type)) } else { words(&column.data_type) }
+}
+
+/// An Arrow type in the words of messages and of the reference.
+pub fn words(data_type: &DataType) -> String {
+    match data_type {
+        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => "text".into(),
+        DataType::Boolean => "true or false".into(),
+        DataType::List(item) | DataType::LargeList(item) => format!("list of {}", words(item.data_type())),
+        DataType::Struct(fields) => {
+            let names: Vec<&str> = fields.iter().map(|field| field.name().as_str()).collect();
+            format!("struct of {}", names.join(", "))
+        }
+        DataType::Dictionary(_, values) => words(values),
+        other => other.to_string().to_lowercase(),
+    }
+}
