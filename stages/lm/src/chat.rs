@@ -84,8 +84,7 @@ impl ChatTemplate {
     /// `Template` with the message of `raise_exception`, or what went wrong in the template.
     pub fn render(&self, messages: &[Message], add_generation_prompt: bool, now: Option<i64>) -> Result<String> {
         let environment = environment(now);
-        let tokens: BTreeMap<&str, &str> =
-            self.tokens.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
+        let tokens: BTreeMap<String, String> = self.tokens.iter().cloned().collect();
         let tokens = Value::from(tokens);
         let messages = Value::from(Serde(messages));
         let context = context! { messages, add_generation_prompt, ..tokens };
