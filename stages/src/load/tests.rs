@@ -1,0 +1,310 @@
+//! What the kind promises, on small files of every format, and on the real ones where they are at hand.
+
+use super::*;
+use crate::columns::{Check, TestStyle};
+use std::io::Write;
+use std::path::PathBuf;
+
+fn params(path: &Path) -> Params {
+    serde_json::from_value(serde_json::json!({ "path": path })).unwrap()
+}
+
+fn file(folder: &tempfile::TempDir, name: &str, text: &str) -> Params {
+    let path = folder.path().join(name);
+    std::fs::write(&path, text).unwrap();
+    params(&path)
+}
+
+fn load(params: &Params) -> Result<(Vec<Problem>, Vec<Dropped>), String> {
+    load_problems(params, &Cancel::default()).map_err(|error| error.to_string())
+}
+
+const NATIVE: &str = r#"{"problem_id": "a", "question": "Add.", "solution": "def f(x): return x + 1", "entry_point": "f", "tests": {"style": "call", "cases": [{"input": "(1,)", "output": "2"}]}, "extra": 1}
+
+{"question": "Print.", "solutions": ["print(1)"], "tests": {"style": "stdio", "cases": [{"input": "", "output": "1\n"}], "code": null}, "difficulty": "easy"}
+"#;
+
+#[test]
+fn native_records_are_loaded_and_nameless_ones_get_a_stable_id() {
+    let folder = tempfile::tempdir().unwrap();
+    let (problems, dropped) = load(&file(&folder, "p.jsonl", NATIVE)).unwrap();
+    assert!(dropped.is_empty());
+    assert_eq!(problems[0].problem_id, "a");
+    assert_eq!(problems[0].solutions, ["def f(x): return x + 1"]);
+    assert_eq!(problems[0].tests.cases[0].check, Check::Equal);
+    assert_eq!(problems[1].problem_id, crate::random::stable_id(&["local", "Print.", ""]));
+    assert_eq!(problems[1].difficulty.as_deref(), Some("easy"));
+    let limited = Params { limit: Some(1), ..file(&folder, "q.jsonl", NATIVE) };
+    assert_eq!(load(&limited).unwrap().0.len(), 1);
+}
+
+#[test]
+fn what_is_exported_as_json_lines_is_loaded_unchanged() {
+    let folder = tempfile::tempdir().unwrap();
+    let (problems, _) = load(&file(&folder, "p.jsonl", NATIVE)).unwrap();
+    let text: String = problems.iter().map(|problem| serde_json::to_string(problem).unwrap() + "\n").collect();
+    assert_eq!(load(&file(&folder, "again.jsonl", &text)).unwrap().0, problems);
+}
+
+#[test]
+fn parquet_and_gzip_hold_the_same_problems() {
+    let folder = tempfile::tempdir().unwrap();
+    let (problems, _) = load(&file(&folder, "p.jsonl", NATIVE)).unwrap();
+    let fields = crate::columns::fields_of::<Problem>();
+    let batch = serde_arrow::to_record_batch(&fields, &problems).unwrap();
+    let path = folder.path().join("p.parquet");
+    let mut writer =
+        parquet::arrow::ArrowWriter::try_new(std::fs::File::create(&path).unwrap(), batch.schema(), None).unwrap();
+    writer.write(&batch).unwrap();
+    writer.close().unwrap();
+    assert_eq!(load(&params(&path)).unwrap().0, problems);
+    assert_eq!(load(&Params { format: Format::Parquet, ..params(&path) }).unwrap().0, problems);
+
+    let path = folder.path().join("p.jsonl.gz");
+    let mut gzip = flate2::write::GzEncoder::new(std::fs::File::create(&path).unwrap(), flate2::Compression::fast());
+    gzip.write_all(NATIVE.as_bytes()).unwrap();
+    gzip.finish().unwrap();
+    assert_eq!(load(&params(&path)).unwrap().0, problems);
+    let whole = std::fs::read(&path).unwrap();
+    std::fs::write(&path, &whole[..whole.len() / 2]).unwrap();
+    assert!(load(&params(&path)).unwrap_err().contains("whole gzip file"));
+}
+
+#[test]
+fn an_empty_file_gives_an_empty_table() {
+    let folder = tempfile::tempdir().unwrap();
+    assert_eq!(load(&file(&folder, "p.jsonl", "")).unwrap(), (Vec::new(), Vec::new()));
+    assert_eq!(load(&file(&folder, "p.json", "[]")).unwrap(), (Vec::new(), Vec::new()));
+}
+
+#[test]
+fn a_bad_line_is_named_and_can_be_skipped() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = format!("{NATIVE}{{\"question\": \n{{\"question\": 3, \"tests\": {{}}}}\n{{\"tests\": {{}}}}\n[1]\n");
+    let strict = file(&folder, "p.jsonl", &text);
+    let message = load(&strict).unwrap_err();
+    assert!(message.contains("p.jsonl: line 4: expected a JSON object"), "{message}");
+    assert!(message.contains("on_bad_line: skip"), "{message}");
+    let (problems, dropped) = load(&Params { on_bad_line: OnBadLine::Skip, ..strict }).unwrap();
+    assert_eq!(problems.len(), 2);
+    let shown: Vec<String> =
+        dropped.iter().map(|row| format!("{}: {}", row.unit_id, row.detail.as_deref().unwrap_or_default())).collect();
+    assert_eq!(shown[1], "line 5: field `question`: expected a string, found a number");
+    assert_eq!(shown[2], "line 6: field `question` is missing; there are: tests");
+    assert_eq!(shown[3], "line 7: expected a JSON object, found an array");
+    assert_eq!(dropped.len(), 4);
+}
+
+#[test]
+fn duplicate_ids_are_named_and_can_be_dropped() {
+    let folder = tempfile::tempdir().unwrap();
+    let strict = file(&folder, "p.jsonl", &format!("{NATIVE}{NATIVE}"));
+    let message = load(&strict).unwrap_err();
+    assert!(message.contains("\"a\" (line 1 and line 4)") && message.contains("on_duplicate: drop"), "{message}");
+    let (problems, dropped) = load(&Params { on_duplicate: OnDuplicate::Drop, ..strict }).unwrap();
+    assert_eq!((problems.len(), dropped.len()), (2, 2));
+    assert_eq!(dropped[0].reason, "duplicate");
+}
+
+#[test]
+fn problems_without_tests_are_left_out_unless_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = r#"{"id": 7, "question": "Q", "input_output": "", "solutions": "[\"print(1)\"]"}"#;
+    let params = file(&folder, "p.jsonl", text);
+    let (problems, dropped) = load(&params).unwrap();
+    assert_eq!((problems.len(), dropped[0].reason.as_str()), (0, "no-tests"));
+    let (problems, _) = load(&Params { keep_untested: true, ..params }).unwrap();
+    assert_eq!((problems[0].problem_id.as_str(), problems[0].solutions.len()), ("7", 1));
+}
+
+#[test]
+fn files_that_are_missing_or_of_another_format_are_refused_in_words() {
+    let folder = tempfile::tempdir().unwrap();
+    let missing = load(&params(&folder.path().join("none.jsonl"))).unwrap_err();
+    assert!(missing.contains("none.jsonl: the file does not exist"), "{missing}");
+    let samples = load(&file(&folder, "s.jsonl", r#"{"task_id": "a", "completion": ""}"#)).unwrap_err();
+    assert!(samples.contains("format: samples"), "{samples}");
+    let unknown = load(&file(&folder, "u.jsonl", r#"{"instruction": "a"}"#)).unwrap_err();
+    assert!(unknown.contains("found instruction"), "{unknown}");
+    let wrong = load(&Params { format: Format::Mbpp, ..file(&folder, "p.jsonl", NATIVE) }).unwrap_err();
+    assert!(wrong.contains("expected the format `mbpp`, found records of `jsonl`"), "{wrong}");
+    let text = load(&Params { format: Format::Parquet, ..file(&folder, "p.jsonl", NATIVE) }).unwrap_err();
+    assert!(text.contains("found text"), "{text}");
+    let latin = folder.path().join("latin.jsonl");
+    std::fs::write(&latin, b"{\"question\": \"\xe9\"}").unwrap();
+    assert!(load(&params(&latin)).unwrap_err().contains("UTF-8"));
+    let apps = load(&Params { format: Format::Apps, ..file(&folder, "p.jsonl", NATIVE) }).unwrap_err();
+    assert!(apps.contains("found a file"), "{apps}");
+}
+
+#[test]
+fn human_eval_and_mbpp_records_become_problems_with_cases_or_test_code() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = r#"{"task_id": "HumanEval/0", "prompt": "def f(x):\n", "entry_point": "f", "canonical_solution": "    return x\n", "test": "def check(candidate):\n    assert candidate(1) == 1\n"}
+{"task_id": "HumanEval/1", "prompt": "def f(x):\n", "entry_point": "f", "canonical_solution": "    return x\n", "test": "def check(candidate):\n    for i in range(3):\n        assert candidate(i) == i\n"}
+"#;
+    let (problems, _) = load(&file(&folder, "h.jsonl", text)).unwrap();
+    assert_eq!(problems[0].solutions, ["def f(x):\n    return x\n"]);
+    assert_eq!((problems[0].tests.style, problems[0].tests.cases.len()), (TestStyle::Call, 1));
+    assert_eq!(problems[1].tests.style, TestStyle::Assert);
+    assert!(problems[1].tests.code.as_deref().unwrap().ends_with("== i\ncheck(f)\n"));
+
+    let text = r#"[{"task_id": 2, "prompt": "Add.", "code": "def g(x):\r\n  return x + 1", "test_imports": ["import math"], "test_list": ["assert g(1) == 2"]},
+ {"task_id": 3, "prompt": "Halve.", "code": "def h(x): return x / 2", "test_imports": ["import math"], "test_list": ["assert math.isclose(h(1), 0.5)"]}]"#;
+    let (problems, _) = load(&file(&folder, "m.json", text)).unwrap();
+    assert_eq!((problems[0].problem_id.as_str(), problems[0].question.as_str()), ("Mbpp/2", "Add.\nassert g(1) == 2"));
+    assert_eq!((problems[0].entry_point.as_deref(), problems[0].tests.cases[0].output.as_str()), (Some("g"), "2"));
+    assert_eq!(problems[0].solutions, ["def g(x):\n  return x + 1"]);
+    assert_eq!(problems[1].entry_point.as_deref(), Some("h"));
+    assert_eq!(problems[1].tests.code.as_deref(), Some("import math\nassert math.isclose(h(1), 0.5)\n"));
+}
+
+#[test]
+fn apps_folders_become_stdio_and_call_problems() {
+    let folder = tempfile::tempdir().unwrap();
+    let make = |id: &str, files: &[(&str, &str)]| {
+        let path = folder.path().join(id);
+        std::fs::create_dir_all(&path).unwrap();
+        for (name, text) in files {
+            std::fs::write(path.join(name), text).unwrap();
+        }
+    };
+    make(
+        "train/0001",
+        &[
+            ("question.txt", "Double."),
+            ("input_output.json", r#"{"inputs": ["1\n", ["2", "3"]], "outputs": ["2\n", ["4", "6"]]}"#),
+            ("solutions.json", r#"["print(int(input()) * 2)"]"#),
+            ("metadata.json", r#"{"difficulty": "interview", "url": "https://codeforces.com/1"}"#),
+        ],
+    );
+    make(
+        "test/0002",
+        &[
+            ("question.txt", "Prime?"),
+            (
+                "input_output.json",
+                r#"{"fn_name": "p", "inputs": [[1], "12345678901234567890123\n\"a\""], "outputs": [[false], [true]]}"#,
+            ),
+            ("starter_code.py", "def p(n):"),
+            ("metadata.json", r#"{"url": "https://www.codewars.com/kata/1"}"#),
+        ],
+    );
+    let (problems, _) = load(&params(folder.path())).unwrap();
+    let ids: Vec<&str> = problems.iter().map(|problem| problem.problem_id.as_str()).collect();
+    assert_eq!(ids, ["test/0002", "train/0001"]);
+    let cases: Vec<(&str, &str)> = problems
+        .iter()
+        .flat_map(|problem| &problem.tests.cases)
+        .map(|case| (case.input.as_str(), case.output.as_str()))
+        .collect();
+    assert_eq!(
+        cases,
+        [("(1,)", "False"), ("(12345678901234567890123, 'a')", "True"), ("1\n", "2\n"), ("2\n3", "4\n6")]
+    );
+    assert_eq!(problems[0].entry_point.as_deref(), Some("p"));
+    assert_eq!(problems[1].difficulty.as_deref(), Some("interview"));
+    make("test/0003", &[("question.txt", "?"), ("input_output.json", "{\"inputs\": [1")]);
+    let message = load(&params(folder.path())).unwrap_err();
+    assert!(message.contains("problem test/0003: input_output.json: byte 13"), "{message}");
+    make("test/0003", &[("input_output.json", r#"{"inputs": ["1"], "outputs": []}"#)]);
+    let message = load(&params(folder.path())).unwrap_err();
+    assert!(message.contains("as many outputs as inputs, found 0 and 1"), "{message}");
+}
+
+#[test]
+fn samples_go_on_from_prompts_or_stand_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let text =
+        "{\"task_id\": \"a\", \"completion\": \"    return 1\\n\"}\n{\"task_id\": \"a\", \"solution\": \"x = 1\\n\"}\n";
+    let params = Params { format: Format::Samples, ..file(&folder, "s.jsonl", text) };
+    let problems = vec![SampledProblem { problem_id: "a".into(), starter_code: Some("def f():\n".into()) }];
+    let (samples, _) = load_samples(&params, Some(problems), &Cancel::default()).unwrap();
+    assert_eq!((samples[0].program.as_str(), samples[0].sample_index), ("def f():\n    return 1\n", 0));
+    assert_eq!((samples[1].program.as_str(), samples[1].sample_index), ("x = 1\n", 1));
+    assert_ne!(samples[0].sample_id, samples[1].sample_id);
+    let message = load_samples(&params, None, &Cancel::default()).unwrap_err().to_string();
+    assert!(message.contains("line 1: a `completion`") && message.contains("connect the problems"), "{message}");
+    let message = load_samples(&params, Some(Vec::new()), &Cancel::default()).unwrap_err().to_string();
+    assert!(message.contains("\"a\" is not in the connected problems"), "{message}");
+}
+
+/// The folder with the published files, where it is at hand.
+fn data() -> Option<PathBuf> {
+    let given =
+        option_env!("ABLATE_DATA").map(PathBuf::from).or_else(|| std::env::var_os("ABLATE_DATA").map(PathBuf::from));
+    let beside = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../shared/data");
+    given.or(Some(beside)).filter(|folder| folder.is_dir())
+}
+
+#[test]
+fn the_published_files_are_loaded_whole_and_nearly_all_their_asserts_are_lowered() {
+    let Some(data) = data() else { return };
+    let lowered =
+        |problems: &[Problem]| problems.iter().filter(|problem| problem.tests.style == TestStyle::Call).count();
+    for name in ["humaneval/HumanEval.jsonl.gz", "humaneval_plus/HumanEvalPlus-Mini.jsonl.gz"] {
+        let path = data.join(name);
+        if !path.is_file() {
+            continue;
+        }
+        if name.contains("Mini") {
+            // It has no test code: the fields are named.
+            assert!(load(&params(&path)).unwrap_err().contains("say which by `format`"));
+            continue;
+        }
+        let (problems, _) = load(&params(&path)).unwrap();
+        assert_eq!(problems.len(), 164);
+        assert!(lowered(&problems) >= 147, "{} of HumanEval", lowered(&problems));
+    }
+    if data.join("mbpp").is_dir() {
+        let (problems, _) = load(&params(&data.join("mbpp/sanitized-mbpp.json"))).unwrap();
+        assert_eq!(problems.len(), 427);
+        assert!(lowered(&problems) >= 407, "{} of sanitized MBPP", lowered(&problems));
+        assert!(problems.iter().all(|problem| problem.entry_point.is_some()));
+        assert_eq!(load(&params(&data.join("mbpp/mbpp.jsonl"))).unwrap().0.len(), 974);
+    }
+    if data.join("apps_coderl/APPS").is_dir() {
+        let (problems, _) = load(&params(&data.join("apps_coderl/APPS"))).unwrap();
+        assert_eq!(problems.len(), 5);
+        assert_eq!(lowered(&problems), 2);
+        assert!(problems.iter().all(|problem| !problem.solutions.is_empty() && !problem.tests.cases.is_empty()));
+    }
+}
+
+/// The lowered cases say what the asserts said: the published solutions pass every one of them, and none is lost.
+#[test]
+fn the_published_solutions_pass_the_lowered_cases() {
+    let Some(data) = data() else { return };
+    for name in ["humaneval/HumanEval.jsonl.gz", "mbpp/sanitized-mbpp.json"] {
+        let path = data.join(name);
+        if !path.is_file() {
+            continue;
+        }
+        let (problems, _) = load(&params(&path)).unwrap();
+        let called: Vec<&Problem> = problems.iter().filter(|problem| problem.tests.style == TestStyle::Call).collect();
+        let script = "
+import ast, json, sys
+bad = []
+for p in json.load(sys.stdin):
+    g = {}
+    exec(p['solutions'][0], g)
+    for c in p['tests']['cases']:
+        value = g[p['entry_point']](*ast.literal_eval(c['input']))
+        wanted = ast.literal_eval(c['output']) if c['output'] else None
+        ok = {'equal': lambda: value == wanted, 'truthy': lambda: bool(value), 'falsy': lambda: not value,
+              'close': lambda: abs(value - wanted) < c['tolerance']}[c['check']]()
+        if not ok: bad.append((p['problem_id'], c, repr(value)))
+print(len(bad), bad[:3])
+";
+        let mut python = std::process::Command::new("python3")
+            .args(["-I", "-c", script])
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .expect("the tests need python3");
+        python.stdin.take().unwrap().write_all(serde_json::to_string(&called).unwrap().as_bytes()).unwrap();
+        let output = python.wait_with_output().unwrap();
+        let output = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.trim_end().ends_with("0 []"), "{name}: {output}");
+    }
+}
