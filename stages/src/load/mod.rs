@@ -108,8 +108,7 @@ impl Stage for Load {
     const VERSION: u32 = 1;
     const ABOUT: &'static str = "Loads problems from JSON lines, Parquet, HumanEval, MBPP or APPS, or programs from a samples file. Literal asserts become cases.";
     const EXAMPLE: &'static str = "
-problems: { use: load, with: { path: problems.jsonl } }
-programs: { use: load, from: { problems: problems }, with: { path: samples.jsonl, format: samples } }
+problems: { use: load, with: { path: ../examples/problems/align.jsonl, on_bad_line: skip } }
 ";
 
     fn declare(params: &Params, _inputs: &InputSchemas) -> Result<Declaration, SchemaError> {
