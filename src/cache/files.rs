@@ -110,7 +110,7 @@ impl Cache {
         self.digest_path_at(path, SystemTime::now())
     }
 
-    fn digest_path_at(&self, path: &Path, now: SystemTime) -> Result<PathDigest, CacheError> {
+    pub(super) fn digest_path_at(&self, path: &Path, now: SystemTime) -> Result<PathDigest, CacheError> {
         let path = std::path::absolute(path).map_err(|error| CacheError::io(DOING, path, error))?;
         let is_folder = fs::metadata(&path).map_err(|error| CacheError::io(DOING, &path, error))?.is_dir();
         let files = if is_folder { walk(&path, false)? } else { BTreeMap::from([(String::new(), path.clone())]) };
