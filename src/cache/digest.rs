@@ -2,8 +2,8 @@
 //!
 //! # Encoding (version 1; a change makes every cache start anew)
 //! A column has a meaning: `null`, `bool`, `int` (all widths, signed or not), `float` (16, 32, 64 bits), `string`
-//! (Utf8, LargeUtf8, Utf8View), `bytes` (Binary, LargeBinary, BinaryView, FixedSizeBinary), `list<M>` (List, LargeList,
-//! FixedSizeList; the item's name means nothing), `struct{name:M,..}` with fields by name, `map` as a list of structs
+//! (`Utf8`, `LargeUtf8`, `Utf8View`), `bytes` (`Binary`, `LargeBinary`, `BinaryView`, `FixedSizeBinary`), `list<M>` (`List`, `LargeList`,
+//! `FixedSizeList`; the item's name means nothing), `struct{name:M,..}` with fields by name, `map` as a list of structs
 //! `key`, `value`, and dates, times, timestamps, durations and decimals under Arrow's own name of the type. A dictionary
 //! means its values. Nullability and metadata mean nothing.
 //!

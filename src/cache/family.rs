@@ -118,7 +118,10 @@ impl Family {
     }
 
     /// Returns the table of these units' rows: what a map stage records when all its units are done.
-    /// A unit that occurs twice gives its rows twice. Returns the first unit that is not known as an error.
+    /// A unit that occurs twice gives its rows twice.
+    ///
+    /// # Errors
+    /// The first unit that is not known.
     pub fn table<'a>(&self, units: impl IntoIterator<Item = &'a Digest>) -> Result<Table, Digest> {
         let mut places = Vec::new();
         for unit in units {
