@@ -1,2 +1,5 @@
 //! The command `ablate`.
-fn main() {}
+
+fn main() -> std::process::ExitCode {
+    ablate::cli::main()
+}

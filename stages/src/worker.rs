@@ -13,6 +13,8 @@ use crate::stage::{ArtifactKind, BoundStage, Declaration, StageError};
 use arrow::array::RecordBatch;
 use arrow::ipc::reader::StreamReader;
 use arrow::ipc::writer::StreamWriter;
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::TimeValLike;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use std::cell::RefCell;
@@ -115,7 +117,12 @@ pub enum FromWorker {
         note: String,
     },
     /// The last frame of a job that is done.
-    Done,
+    Done {
+        /// Seconds of CPU of the worker and of what it started.
+        cpu_s: f64,
+        /// The largest resident memory of either.
+        peak_memory_bytes: u64,
+    },
     /// The last frame of a job that is not.
     Failed(WorkerFailure),
 }
@@ -273,10 +280,20 @@ pub fn serve(open: &Opener) -> io::Result<()> {
         ));
     };
     let last = match serve_stage(&pipe, stage, cancel, open) {
-        Ok(()) => FromWorker::Done,
+        Ok(()) => done(),
         Err(error) => FromWorker::Failed(error.into()),
     };
     pipe.borrow_mut().write(&last, &[])
+}
+
+fn done() -> FromWorker {
+    let usages = [UsageWho::RUSAGE_SELF, UsageWho::RUSAGE_CHILDREN].into_iter().filter_map(|who| getrusage(who).ok());
+    let (mut cpu_s, mut peak_memory_bytes) = (0.0, 0);
+    for usage in usages {
+        cpu_s += (usage.user_time().num_microseconds() + usage.system_time().num_microseconds()) as f64 / 1e6;
+        peak_memory_bytes = peak_memory_bytes.max(usage.max_rss() as u64 * 1024);
+    }
+    FromWorker::Done { cpu_s, peak_memory_bytes }
 }
 
 fn serve_stage(pipe: &Rc<RefCell<Pipe>>, stage: OpenStage, cancel: Cancel, open: &Opener) -> Result<(), StageError> {

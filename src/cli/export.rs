@@ -1,0 +1,71 @@
+//! `ablate export`: a stage's output as a file or folder of the user's own.
+
+use super::{EXIT_OK, EXIT_USAGE, Failure, Outcome, PipelineArgs, output_of, planned, say};
+use crate::cache::Output;
+use crate::report::rows::to_json_lines;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+/// Arguments of `ablate export`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    pipeline: PipelineArgs,
+    /// The stage, or stage.port
+    output: String,
+    /// Where to: a file that ends in .parquet or .jsonl for a table, a new folder for a model
+    to: PathBuf,
+}
+
+pub(super) fn run(args: &Args) -> Outcome {
+    let (planned, cache) = planned(&args.pipeline)?;
+    let output = output_of(&planned, &cache, &args.output)?;
+    if args.to.exists() {
+        return Err(Failure::new(EXIT_USAGE, format!("{}: exists already; name another place", args.to.display())));
+    }
+    match &output {
+        Output::Table(table) => match args.to.extension().and_then(|extension| extension.to_str()) {
+            Some("jsonl") => {
+                let mut file = std::io::BufWriter::new(new_file(&args.to)?);
+                for batch in cache.read_table(table, None)? {
+                    file.write_all(to_json_lines(&[batch?])?.as_bytes())?;
+                }
+                file.flush()?;
+            }
+            Some("parquet") => {
+                let mut writer = cache.table_writer(&table.schema)?;
+                for batch in cache.read_table(table, None)? {
+                    writer.write(&batch?)?;
+                }
+                let part = writer.finish()?;
+                std::fs::copy(cache.blob_path(&part.blob)?, &args.to)?;
+            }
+            _ => {
+                let message = format!("{}: expected a name that ends in .parquet or .jsonl", args.to.display());
+                return Err(Failure::new(EXIT_USAGE, message));
+            }
+        },
+        Output::Model(_) | Output::Files(_) => copy_folder(&cache.view(&output)?, &args.to)?,
+    }
+    say(&format!("wrote {}", args.to.display()));
+    Ok(EXIT_OK)
+}
+
+fn new_file(path: &Path) -> Result<std::fs::File, Failure> {
+    Ok(std::fs::OpenOptions::new().write(true).create_new(true).open(path)?)
+}
+
+fn copy_folder(from: &Path, to: &Path) -> Result<(), Failure> {
+    std::fs::create_dir_all(to)?;
+    for entry in std::fs::read_dir(from)? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy_folder(&entry.path(), &target)?;
+        } else {
+            // Not `fs::copy`: what is in the cache is read-only, the user's copy is not.
+            std::io::copy(&mut std::fs::File::open(entry.path())?, &mut new_file(&target)?)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,33 @@
+//! `ablate logs`: what a stage's worker wrote, in the record of the finished stage or in the newest run that has it.
+
+use super::{EXIT_OK, EXIT_STAGE, EXIT_USAGE, Failure, Outcome, PipelineArgs, planned, print};
+
+/// Arguments of `ablate logs`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    pipeline: PipelineArgs,
+    /// The stage
+    stage: String,
+}
+
+pub(super) fn run(args: &Args) -> Outcome {
+    let (planned, cache) = planned(&args.pipeline)?;
+    let step = planned
+        .find(&args.stage)
+        .ok_or_else(|| Failure::new(EXIT_USAGE, format!("the pipeline has no stage `{}`", args.stage)))?;
+    let file = format!("{}.log", args.stage.replace('/', "+"));
+    for run in cache.past_runs()?.into_iter().rev().filter(|run| run.name == planned.checked.pipeline.name) {
+        if let Ok(text) = std::fs::read(run.folder.join(&file)) {
+            print(&String::from_utf8_lossy(&text))?;
+            return Ok(EXIT_OK);
+        }
+    }
+    let record = planned.lookup(&cache)?.swap_remove(step);
+    match record.map(|record| record.log) {
+        Some(Some(log)) => print(&String::from_utf8_lossy(&cache.read_blob(&log)?))?,
+        Some(None) => super::say("the stage wrote nothing"),
+        None => return Err(Failure::new(EXIT_STAGE, format!("`{}` has not been run", args.stage))),
+    }
+    Ok(EXIT_OK)
+}

@@ -1,0 +1,5 @@
+//! What people see: progress, rows, tables of results.
+
+pub mod compare;
+pub mod progress;
+pub mod rows;

@@ -1,0 +1,119 @@
+//! Progress on standard error: one line a running stage on a terminal, plain lines elsewhere, or events as JSON on standard output.
+
+use crate::run::event::{Event, Observer};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use std::collections::BTreeMap;
+use std::io::{IsTerminal, Write};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+/// Who watches a run: by JSON events, by bars, or by lines, as the terminal is.
+pub fn observer(json: bool) -> Box<dyn Observer> {
+    if json {
+        Box::new(JsonEvents)
+    } else if std::io::stderr().is_terminal() {
+        Box::new(Bars { all: MultiProgress::new(), bars: Mutex::default() })
+    } else {
+        Box::new(Lines)
+    }
+}
+
+struct JsonEvents;
+
+impl Observer for JsonEvents {
+    fn observe(&self, event: &Event) {
+        let line = serde_json::to_string(event).expect("events are plain data");
+        // A reader that is gone does not end the run.
+        let _ = writeln!(std::io::stdout(), "{line}");
+    }
+}
+
+struct Lines;
+
+impl Observer for Lines {
+    fn observe(&self, event: &Event) {
+        if let Some(line) = line(event) {
+            let _ = writeln!(std::io::stderr(), "{line}");
+        }
+    }
+}
+
+struct Bars {
+    all: MultiProgress,
+    bars: Mutex<BTreeMap<String, ProgressBar>>,
+}
+
+impl Bars {
+    fn bar(&self, stage: &str) -> ProgressBar {
+        let mut bars = self.bars.lock().unwrap_or_else(PoisonError::into_inner);
+        let bar = bars.entry(stage.to_owned()).or_insert_with(|| {
+            let style = "{prefix:20} {wide_bar} {pos}/{len} {per_sec} {eta} {msg}";
+            let style = ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar());
+            let bar = self.all.add(ProgressBar::new(0).with_style(style).with_prefix(stage.to_owned()));
+            bar.enable_steady_tick(Duration::from_millis(200));
+            bar
+        });
+        bar.clone()
+    }
+}
+
+impl Observer for Bars {
+    fn observe(&self, event: &Event) {
+        match event {
+            Event::StageStarted { stage, units, reused } => {
+                let bar = self.bar(stage);
+                bar.set_length(units.unwrap_or(0));
+                bar.set_position(*reused);
+                bar.reset_eta();
+            }
+            Event::StageProgress { stage, done, total, note } => {
+                let bar = self.bar(stage);
+                bar.set_length(*total);
+                bar.set_position(*done);
+                bar.set_message(note.clone());
+            }
+            Event::StageFinished { stage, .. } | Event::StageFailed { stage, .. } => {
+                let bar = self.bars.lock().unwrap_or_else(PoisonError::into_inner).remove(stage);
+                if let Some(bar) = bar {
+                    bar.finish_and_clear();
+                }
+            }
+            _ => {}
+        }
+        if let Some(line) = line(event).filter(|_| !matches!(event, Event::StageStarted { .. })) {
+            // A terminal that is gone does not end the run.
+            let _ = self.all.println(line);
+        }
+    }
+}
+
+/// An event as a line; progress itself is too frequent for one.
+fn line(event: &Event) -> Option<String> {
+    let rows = |rows: &Option<u64>| rows.map_or(String::new(), |rows| format!("{rows} rows"));
+    Some(match event {
+        Event::RunStarted { pipeline, stages, limit } => {
+            let smoke = limit.map_or(String::new(), |limit| format!(" (smoke run: --limit {limit})"));
+            format!("{pipeline}: {stages} stages{smoke}")
+        }
+        Event::StageCached { stage, rows: n } => format!("  {stage:24} cached    {}", rows(n)),
+        Event::StageStarted { stage, units, reused } => {
+            let units = units.map_or(String::new(), |units| match reused {
+                0 => format!("{units} units"),
+                reused => format!("{units} units, {reused} of them done before"),
+            });
+            format!("  {stage:24} runs      {units}")
+        }
+        Event::StageFinished { stage, rows: n, wall_s, cpu_s, dropped, .. } => {
+            let dropped: Vec<String> = dropped.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
+            let dropped = if dropped.is_empty() { String::new() } else { format!("; dropped: {}", dropped.join(", ")) };
+            format!("  {stage:24} done      {}  {wall_s:.1} s, {cpu_s:.1} CPU-s{dropped}", rows(n))
+        }
+        Event::StageFailed { stage, error } => format!("  {stage:24} FAILED    {error}"),
+        Event::StageSkipped { stage, because } => format!("  {stage:24} skipped   because of {because}"),
+        Event::RunFinished { ran, cached, failed, wall_s } => {
+            let failed = if *failed == 0 { String::new() } else { format!(", {failed} failed or skipped") };
+            format!("{ran} stages ran, {cached} cached{failed}, {wall_s:.1} s")
+        }
+        Event::StageProgress { .. } => return None,
+    })
+}

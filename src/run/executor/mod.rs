@@ -1,0 +1,67 @@
+//! Executors: who does the work of a stage. In the runner's own process, or in a worker that speaks frames.
+
+mod inline;
+mod worker;
+
+use super::RunError;
+use ablate_stages::columns::Column;
+use ablate_stages::job::{FinishedBatch, OpenContext, TableStream, UnitBatch, WholeSink};
+use ablate_stages::stage::{BoundStage, Declaration, Place, StageError};
+use std::collections::BTreeMap;
+use std::fs::File;
+
+pub use self::worker::{lm_worker, signal_workers};
+
+/// A stage that is about to be opened by an executor.
+pub struct Opening<'a> {
+    /// The kind with its parameters.
+    pub bound: &'a dyn BoundStage,
+    /// What it reads and writes.
+    pub declaration: &'a Declaration,
+    /// What its job may use.
+    pub context: OpenContext,
+    /// Where what it prints goes.
+    pub log: File,
+}
+
+/// What opening and running a job came to.
+#[derive(Debug, Clone, Default)]
+pub struct Ran {
+    /// Libraries and devices that did the work.
+    pub versions: BTreeMap<String, String>,
+    /// Seconds of CPU, where they were measured.
+    pub cpu_s: f64,
+    /// The largest resident memory of a worker.
+    pub peak_memory_bytes: Option<u64>,
+}
+
+/// Opens the stage and works on units until there are no more.
+///
+/// # Errors
+/// Where the stage cannot be opened or fails; its failed units are answers, not errors.
+pub fn run_units(
+    opening: Opening<'_>,
+    next: &mut dyn FnMut() -> Result<Option<UnitBatch>, StageError>,
+    deliver: &mut dyn FnMut(FinishedBatch) -> Result<(), StageError>,
+) -> Result<Ran, RunError> {
+    match opening.declaration.place {
+        Place::Inline => inline::run_units(&opening, next, deliver),
+        Place::Sandbox | Place::Torch => worker::run_units(opening, next, deliver),
+    }
+}
+
+/// Opens the stage and runs it on whole tables.
+///
+/// # Errors
+/// As [`run_units`].
+pub fn run_whole(
+    opening: Opening<'_>,
+    tables: BTreeMap<String, TableStream<'_>>,
+    outputs: Vec<(String, Vec<Column>)>,
+    sink: &mut dyn WholeSink,
+) -> Result<Ran, RunError> {
+    match opening.declaration.place {
+        Place::Inline => inline::run_whole(&opening, tables, outputs, sink),
+        Place::Sandbox | Place::Torch => worker::run_whole(opening, tables, sink),
+    }
+}

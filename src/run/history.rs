@@ -1,0 +1,90 @@
+//! What a run leaves behind besides its records: a summary by stage, which later plans are held against, and links to every output.
+
+use super::planner::Planned;
+use super::{Ended, Report, RunError};
+use crate::cache::{Cache, RunEntry};
+use crate::plan::key::KeyFields;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// What a run came to.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Summary {
+    /// Whether every stage of the pipeline is done.
+    pub complete: bool,
+    /// `--limit`: a smoke run.
+    pub limit: Option<u64>,
+    /// Seconds by the clock.
+    pub wall_s: f64,
+    /// The stages that are done.
+    pub stages: BTreeMap<String, StageNote>,
+}
+
+/// A stage of a run.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct StageNote {
+    /// What its recipe was made of.
+    pub fields: KeyFields,
+    /// Whether it ran, or was found in the cache.
+    pub ran: bool,
+    /// Seconds by the clock that it took when it ran, in this run or an earlier one.
+    pub wall_s: f64,
+    /// Rows of its first table.
+    pub rows: Option<u64>,
+}
+
+/// The resolved pipeline as text, for the history.
+pub fn resolved_text(planned: &Planned) -> String {
+    let stages: serde_json::Map<String, serde_json::Value> = planned
+        .checked
+        .pipeline
+        .stages
+        .iter()
+        .map(|stage| {
+            let from: BTreeMap<_, _> = stage.from.iter().map(|(port, output)| (port, output.to_string())).collect();
+            let value = serde_json::json!({ "use": stage.kind, "from": from, "with": stage.bound.params() });
+            (stage.name.clone(), value)
+        })
+        .collect();
+    let value = serde_json::json!({ "name": planned.checked.pipeline.name, "stages": stages });
+    // JSON is YAML.
+    serde_json::to_string_pretty(&value).expect("a resolved pipeline is plain data")
+}
+
+/// Ends the history entry.
+pub(super) fn finish(
+    entry: RunEntry,
+    planned: &Planned,
+    cache: &Cache,
+    limit: Option<u64>,
+    report: &Report,
+) -> Result<(), RunError> {
+    let mut stages = BTreeMap::new();
+    for (step, ended) in report.steps.iter().enumerate() {
+        let Some(record) = ended.record() else { continue };
+        let name = &planned.steps[step].name;
+        for (place, port) in planned.declaration(step).outputs.iter().enumerate() {
+            let link = if place == 0 { name.clone() } else { format!("{name}.{}", port.name) };
+            entry.link_output(&link, &cache.view(&record.outputs[&port.name])?)?;
+        }
+        let note = StageNote {
+            fields: planned.steps[step].fields.clone(),
+            ran: matches!(ended, Ended::Ran(_)),
+            wall_s: record.cost.wall_s,
+            rows: super::first_rows(planned, step, record),
+        };
+        stages.insert(name.clone(), note);
+    }
+    let complete = stages.len() == planned.steps.len();
+    entry.finish(&Summary { complete, limit, wall_s: report.wall_s, stages })?;
+    Ok(())
+}
+
+/// The summary of the last complete run of this pipeline, with the same `--limit` if there is one.
+///
+/// # Errors
+/// Where the history cannot be read.
+pub fn last_complete(cache: &Cache, pipeline: &str, limit: Option<u64>) -> Result<Option<Summary>, RunError> {
+    let found = cache.last_run::<Summary>(pipeline, |summary| summary.complete && summary.limit == limit)?;
+    Ok(found.map(|(_, summary)| summary))
+}
