@@ -1,17 +1,12 @@
 //! The command line: one file a command. Here alone is anything printed to standard output: data; talk goes to standard error.
 
 mod cache;
-mod check;
 mod compare;
-mod doctor;
 mod export;
 mod logs;
-mod new;
 mod plan;
 mod run;
-mod schema;
 mod show;
-mod stages;
 
 use crate::cache::{Cache, find_root};
 use crate::pipeline::Problems;
@@ -51,12 +46,6 @@ enum Command {
     Run(run::Args),
     /// Says of each stage whether it would run, and why
     Plan(plan::Args),
-    /// Reports all mistakes of a pipeline; runs nothing
-    Check(check::Args),
-    /// Lists the kinds of stages, or describes one
-    Stages(stages::Args),
-    /// Prints the JSON Schema of pipeline files
-    Schema(schema::Args),
     /// Shows rows of a stage's output
     Show(show::Args),
     /// Writes a stage's output as Parquet, JSON lines or a model folder
@@ -67,10 +56,6 @@ enum Command {
     Logs(logs::Args),
     /// Looks after the cache
     Cache(cache::Args),
-    /// Says what this machine gives, and how to get what is missing
-    Doctor(doctor::Args),
-    /// Writes a pipeline to start from
-    New(new::Args),
     /// Serves one stage for the runner
     #[command(hide = true)]
     Worker,
@@ -150,16 +135,11 @@ pub fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Run(args) => run::run(&args),
         Command::Plan(args) => plan::run(&args),
-        Command::Check(args) => check::run(&args),
-        Command::Stages(args) => stages::run(&args),
-        Command::Schema(args) => schema::run(&args),
         Command::Show(args) => show::run(&args),
         Command::Export(args) => export::run(&args),
         Command::Compare(args) => compare::run(&args),
         Command::Logs(args) => logs::run(&args),
         Command::Cache(args) => cache::run(&args),
-        Command::Doctor(args) => doctor::run(&args),
-        Command::New(args) => new::run(&args),
         Command::Worker => worker(),
     };
     match outcome {
@@ -204,7 +184,9 @@ pub(crate) fn checked(args: &PipelineArgs) -> Result<Checked, Failure> {
             warn(&checked.problems, colour);
             Ok(checked)
         }
-        Err(problems) => Err(Failure::new(EXIT_PIPELINE, format!("the pipeline has mistakes\n{}", problems.render(colour)))),
+        Err(problems) => {
+            Err(Failure::new(EXIT_PIPELINE, format!("the pipeline has mistakes\n{}", problems.render(colour))))
+        }
     }
 }
 
@@ -243,7 +225,10 @@ pub(crate) fn output_of(planned: &Planned, cache: &Cache, name: &str) -> Result<
         None => ports.first().cloned().ok_or_else(|| Failure::new(EXIT_USAGE, format!("`{stage}` writes nothing")))?,
         Some(port) if ports.iter().any(|p| p == port) => port.to_owned(),
         Some(port) => {
-            return Err(Failure::new(EXIT_USAGE, format!("`{stage}` has no port `{port}`; it has {}", ports.join(", "))));
+            return Err(Failure::new(
+                EXIT_USAGE,
+                format!("`{stage}` has no port `{port}`; it has {}", ports.join(", ")),
+            ));
         }
     };
     let records = planned.lookup(cache)?;

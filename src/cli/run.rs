@@ -35,12 +35,8 @@ pub(super) fn run(args: &Args) -> Outcome {
         signal_hook::flag::register_conditional_shutdown(signal, 128 + signal, cancel.flag())?;
         signal_hook::flag::register(signal, cancel.flag())?;
     }
-    let options = Options {
-        only: args.stages.clone(),
-        jobs: args.jobs,
-        fail_fast: args.fail_fast,
-        limit: args.pipeline.limit,
-    };
+    let options =
+        Options { only: args.stages.clone(), jobs: args.jobs, fail_fast: args.fail_fast, limit: args.pipeline.limit };
     let observer = progress::observer(args.format == Format::Json);
     let report = run::run(&planned, &cache, &options, &cancel, &*observer)?;
     drop(observer);
@@ -50,7 +46,10 @@ pub(super) fn run(args: &Args) -> Outcome {
     let file = planned.checked.pipeline.file.display();
     if !report.is_complete() {
         if report.cancelled {
-            return Err(Failure::new(EXIT_STAGE, format!("stopped; what is done is recorded: `ablate run {file}` goes on")));
+            return Err(Failure::new(
+                EXIT_STAGE,
+                format!("stopped; what is done is recorded: `ablate run {file}` goes on"),
+            ));
         }
         let failures: Vec<(&str, &run::RunError)> = planned
             .steps

@@ -3,7 +3,6 @@
 use super::{EXIT_OK, EXIT_USAGE, Failure, Format, Outcome, PipelineArgs, output_of, planned, print};
 use crate::cache::Output;
 use crate::report::rows::{to_json_lines, to_text};
-use ablate_stages::filter::Where;
 use arrow::array::RecordBatch;
 
 /// Arguments of `ablate show`.
@@ -19,9 +18,6 @@ pub(super) struct Args {
     /// Only these columns
     #[arg(long, value_delimiter = ',')]
     columns: Vec<String>,
-    /// Only rows for which this expression is true (as in the kind `filter`)
-    #[arg(long = "where", value_name = "EXPRESSION")]
-    condition: Option<String>,
     /// How to print
     #[arg(long, value_enum, default_value_t)]
     format: Format,
@@ -42,20 +38,10 @@ pub(super) fn run(args: &Args) -> Outcome {
             return Err(Failure::new(EXIT_USAGE, message));
         }
     }
-    let condition = args
-        .condition
-        .as_deref()
-        .map(Where::parse)
-        .transpose()
-        .map_err(|error| Failure::new(EXIT_USAGE, format!("--where: {error}")))?;
     let mut shown: Vec<RecordBatch> = Vec::new();
     let mut left = args.rows;
     for batch in cache.read_table(table, None)? {
         let batch = batch?;
-        let batch = match &condition {
-            Some(condition) => condition.select(&batch)?,
-            None => batch,
-        };
         let batch = batch.slice(0, left.min(batch.num_rows()));
         left -= batch.num_rows();
         shown.push(if args.columns.is_empty() {

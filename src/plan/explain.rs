@@ -66,9 +66,14 @@ mod tests {
 
     #[test]
     fn names_parameters_kinds_files_and_inputs() {
-        let mut before = KeyFields::new("pair", 3, json!({ "alpha": 0.5, "objective": { "dpo": { "beta": 0.1 } }, "path": { "$digest": "a" } }));
+        let mut before = KeyFields::new(
+            "pair",
+            3,
+            json!({ "alpha": 0.5, "objective": { "dpo": { "beta": 0.1 } }, "path": { "$digest": "a" } }),
+        );
         before.inputs.insert("problems".into(), Digest::of_bytes(b"old"));
-        let mut now = KeyFields::new("pair", 4, json!({ "alpha": 0.3, "objective": { "sft": {} }, "path": { "$digest": "b" } }));
+        let mut now =
+            KeyFields::new("pair", 4, json!({ "alpha": 0.3, "objective": { "sft": {} }, "path": { "$digest": "b" } }));
         now.inputs.insert("problems".into(), Digest::of_bytes(b"new"));
         let sources = BTreeMap::from([("problems".to_owned(), "clean".to_owned())]);
         assert_eq!(

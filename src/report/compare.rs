@@ -11,8 +11,8 @@ use ablate_stages::columns::{Metric, Outcome};
 use ablate_stages::random::Random;
 use ablate_stages::stage::StageError;
 use comfy_table::{CellAlignment, Table, presets};
-use serde::de::DeserializeOwned;
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 
 /// Resamplings of a bootstrap, and flips of a permutation test.
@@ -71,7 +71,7 @@ pub fn of_pipeline(planned: &Planned, cache: &Cache) -> Result<Option<Comparison
     let mut rows = Vec::new();
     let mut baseline: Option<(f64, BTreeMap<String, (u32, u32)>)> = None;
     for (is_baseline, metric) in
-        compare.baseline.iter().map(|metric| (true, metric)).chain(compare.metrics.iter().map(|metric| (false, metric)))
+        compare.baseline.iter().map(|metric| (true, metric)).chain(std::iter::once((false, &compare.metric)))
     {
         let Some(step) = planned.find(&metric.output.stage) else { return Ok(None) };
         let Some(record) = &records[step] else { return Ok(None) };
@@ -95,7 +95,7 @@ pub fn of_pipeline(planned: &Planned, cache: &Cache) -> Result<Option<Comparison
             baseline = Some((found.value, outcomes));
         }
     }
-    Ok(Some(Comparison { pipeline: planned.checked.pipeline.name.clone(), rows, note: compare.note.clone() }))
+    Ok(Some(Comparison { pipeline: planned.checked.pipeline.name.clone(), rows, note: None }))
 }
 
 fn metric_of(cache: &Cache, outputs: &BTreeMap<String, Output>, metric: &MetricRef) -> Result<Metric, RunError> {
@@ -209,7 +209,8 @@ impl Comparison {
             let interval = |words: &dyn Fn(f64) -> String, interval: Option<(f64, f64)>| {
                 interval.map_or(String::new(), |(lower, upper)| format!("{} .. {}", words(lower), words(upper)))
             };
-            let mut cells = vec![row.stage.clone(), row.metric.clone(), percent(row.value), interval(&percent, row.interval)];
+            let mut cells =
+                vec![row.stage.clone(), row.metric.clone(), percent(row.value), interval(&percent, row.interval)];
             match &row.against {
                 None => cells.resize(8, String::new()),
                 Some(against) => cells.extend([
@@ -258,7 +259,14 @@ mod tests {
     // scipy.stats.binomtest(k, n, 0.5).pvalue
     #[test]
     fn mcnemar_is_the_exact_binomial_test() {
-        for (won, lost, p) in [(0, 0, 1.0), (1, 0, 1.0), (11, 12, 1.0), (21, 55, 0.000_120_63), (92, 11, 4.453_4e-17), (5, 15, 0.041_389_5)] {
+        for (won, lost, p) in [
+            (0, 0, 1.0),
+            (1, 0, 1.0),
+            (11, 12, 1.0),
+            (21, 55, 0.000_120_63),
+            (92, 11, 4.453_4e-17),
+            (5, 15, 0.041_389_5),
+        ] {
             let found = mcnemar(won, lost);
             assert!((found - p).abs() <= 2e-3 * p, "{won} {lost}: expected {p}, got {found}");
         }

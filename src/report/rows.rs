@@ -52,4 +52,3 @@ pub fn to_json_lines(batches: &[RecordBatch]) -> Result<String, StageError> {
     }
     Ok(text)
 }
-

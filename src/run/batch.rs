@@ -3,7 +3,10 @@
 //! Any number of workers pull batches and deliver them; each is committed when it is delivered. Batches are sized by measured time.
 
 use super::RunError;
-use crate::cache::{BatchRecord, BatchUnit, Cache, Cost, Digest, Family, RECORD_FORMAT, Table, UnitOutcome, UnitPlace, host_name, row_digests};
+use crate::cache::{
+    BatchRecord, BatchUnit, Cache, Cost, Digest, Family, RECORD_FORMAT, Table, UnitOutcome, UnitPlace, host_name,
+    row_digests,
+};
 use crate::plan::key::unit_key;
 use ablate_stages::columns::Dropped;
 use ablate_stages::job::{FinishedBatch, LookupTable, UnitAnswer, UnitBatch};
@@ -18,7 +21,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 /// A table in memory, whose rows are named by batch and row.
 #[derive(Debug)]
-pub struct Rows {
+pub(super) struct Rows {
     batches: Vec<RecordBatch>,
     schema: SchemaRef,
 }
@@ -28,7 +31,7 @@ type Place = (usize, usize);
 
 impl Rows {
     /// The batches of one table.
-    pub fn new(batches: Vec<RecordBatch>, schema: SchemaRef) -> Self {
+    pub(super) fn new(batches: Vec<RecordBatch>, schema: SchemaRef) -> Self {
         Self { batches, schema }
     }
 
@@ -65,15 +68,15 @@ impl Rows {
 }
 
 /// A lookup port: its table, the id column, and whether an id may have any number of rows.
-pub struct LookupPort {
+pub(super) struct LookupPort {
     /// The port.
-    pub name: String,
+    pub(super) name: String,
     /// The id column.
-    pub by: String,
+    pub(super) by: String,
     /// Whether an id may have any number of rows.
-    pub many: bool,
+    pub(super) many: bool,
     /// The table.
-    pub rows: Rows,
+    pub(super) rows: Rows,
 }
 
 #[derive(Debug)]
@@ -84,7 +87,7 @@ struct Unit {
 }
 
 /// The work of one map stage.
-pub struct MapWork {
+pub(super) struct MapWork {
     port: String,
     rows: Rows,
     lookups: Vec<(LookupPort, HashMap<String, Vec<Place>>, Vec<Vec<Option<String>>>)>,
@@ -110,7 +113,7 @@ impl MapWork {
     ///
     /// # Errors
     /// Where an id is missing or not unique in a lookup table, or the cache cannot be read.
-    pub fn new(
+    pub(super) fn new(
         cache: &Cache,
         family: Digest,
         port: &str,
@@ -197,22 +200,22 @@ impl MapWork {
     }
 
     /// How many units there are.
-    pub fn num_units(&self) -> u64 {
+    pub(super) fn num_units(&self) -> u64 {
         self.units.len() as u64
     }
 
     /// How many are done, by this run or earlier ones.
-    pub fn num_done(&self) -> u64 {
+    pub(super) fn num_done(&self) -> u64 {
         self.state().num_done
     }
 
     /// How many units this run worked on.
-    pub fn num_run(&self) -> u64 {
+    pub(super) fn num_run(&self) -> u64 {
         self.state().num_run
     }
 
     /// How many wait for a worker.
-    pub fn num_pending(&self) -> usize {
+    pub(super) fn num_pending(&self) -> usize {
         self.state().pending.len()
     }
 
@@ -220,7 +223,7 @@ impl MapWork {
     ///
     /// # Errors
     /// Where rows cannot be taken together.
-    pub fn next(&self, workers: usize) -> Result<Option<UnitBatch>, StageError> {
+    pub(super) fn next(&self, workers: usize) -> Result<Option<UnitBatch>, StageError> {
         let (id, members) = {
             let mut state = self.state();
             if state.pending.is_empty() {
@@ -278,7 +281,7 @@ impl MapWork {
     ///
     /// # Errors
     /// Where the cache cannot be written.
-    pub fn deliver(&self, cache: &Cache, finished: &FinishedBatch) -> Result<(), RunError> {
+    pub(super) fn deliver(&self, cache: &Cache, finished: &FinishedBatch) -> Result<(), RunError> {
         let (members, started) = self.state().out.remove(&finished.id).expect("a batch is delivered once");
         let wall_s = started.elapsed().as_secs_f64();
         let mut failures = Vec::new();
@@ -327,7 +330,7 @@ impl MapWork {
     }
 
     /// What failed: unit and message.
-    pub fn failures(&self) -> Vec<(String, String)> {
+    pub(super) fn failures(&self) -> Vec<(String, String)> {
         self.state().failures.clone()
     }
 
@@ -335,7 +338,7 @@ impl MapWork {
     ///
     /// # Errors
     /// Where a unit is not done.
-    pub fn result(&self) -> Result<(Table, Vec<Dropped>), RunError> {
+    pub(super) fn result(&self) -> Result<(Table, Vec<Dropped>), RunError> {
         let state = self.state();
         let table = state
             .known

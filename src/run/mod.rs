@@ -113,8 +113,8 @@ impl Report {
     }
 }
 
-enum Message {
-    Has(usize, usize, Arc<StageRun>),
+enum Message<'a> {
+    Has(usize, usize, Arc<StageRun<'a>>),
     HelperEnded(usize),
     Over(usize, Box<Result<(Record, bool), RunError>>),
 }
@@ -123,7 +123,13 @@ enum Message {
 ///
 /// # Errors
 /// Where a stage that was asked for is not there, a worker or a file is missing, or the cache cannot be written. What a stage does wrong is in the report.
-pub fn run(planned: &Planned, cache: &Cache, options: &Options, cancel: &Cancel, observer: &dyn Observer) -> Result<Report, RunError> {
+pub fn run(
+    planned: &Planned,
+    cache: &Cache,
+    options: &Options,
+    cancel: &Cancel,
+    observer: &dyn Observer,
+) -> Result<Report, RunError> {
     let started = Instant::now();
     let wanted = wanted(planned, &options.only)?;
     let known = planned.lookup(cache)?;
@@ -159,8 +165,8 @@ pub fn run(planned: &Planned, cache: &Cache, options: &Options, cancel: &Cancel,
     let mut cancelled = false;
     let watching = Both { observer, entry: &entry };
     std::thread::scope(|scope| {
-        let (send, receive): (Sender<Message>, Receiver<Message>) = channel();
-        let mut helping: BTreeMap<usize, Arc<StageRun>> = BTreeMap::new();
+        let (send, receive): (Sender<Message<'_>>, Receiver<Message<'_>>) = channel();
+        let mut helping: BTreeMap<usize, Arc<StageRun<'_>>> = BTreeMap::new();
         let mut orders = scheduler.begin();
         loop {
             for order in orders.drain(..) {
@@ -180,7 +186,8 @@ pub fn run(planned: &Planned, cache: &Cache, options: &Options, cancel: &Cancel,
                         });
                     }
                     Do::Help(step) => {
-                        let (send, run, watching, entry) = (send.clone(), Arc::clone(&helping[&step]), &watching, &entry);
+                        let (send, run, watching, entry) =
+                            (send.clone(), Arc::clone(&helping[&step]), &watching, &entry);
                         scope.spawn(move || {
                             run.help(entry, watching);
                             let _ = send.send(Message::HelperEnded(step));

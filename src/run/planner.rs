@@ -200,15 +200,25 @@ fn seen_columns(declaration: &Declaration, port: &str, table: Option<(&[Column],
     }
 }
 
-fn probe(
-    need: Environment,
-    known: &mut BTreeMap<Environment, String>,
-) -> Result<(&'static str, String), RunError> {
+fn probe(need: Environment, known: &mut BTreeMap<Environment, String>) -> Result<(&'static str, String), RunError> {
     let Environment::Python = need;
     let version = match known.get(&need) {
         Some(version) => version.clone(),
-        None => ablate_stages::sandbox::python_version().map_err(|error| RunError::Stage(error.into()))?,
+        None => python_version()?,
     };
     known.insert(need, version.clone());
     Ok(("python", version))
+}
+
+/// The version of the Python that judges programs.
+fn python_version() -> Result<String, RunError> {
+    let asked =
+        std::process::Command::new("python3").args(["-I", "-S", "-c", "import sys; print(sys.version)"]).output();
+    match asked {
+        Ok(output) if output.status.success() => Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned()),
+        _ => {
+            Err(ablate_stages::stage::StageError::Missing { what: "python3".into(), fix: "install Python 3".into() }
+                .into())
+        }
+    }
 }

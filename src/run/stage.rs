@@ -103,9 +103,7 @@ impl<'a> StageRun<'a> {
             .map(|(port, (maker, output))| (port.clone(), record(*maker).outputs[output].clone()))
             .collect();
         let (outputs, dropped, units_run) = match &self.declaration().work {
-            Work::Map { group_by } => {
-                self.map(&fields, group_by.as_deref(), &inputs, entry, observer, ask)?
-            }
+            Work::Map { group_by } => self.map(&fields, group_by.as_deref(), &inputs, entry, observer, ask)?,
             Work::Whole => (self.whole(&key, &fields, &inputs, entry, observer)?, BTreeMap::new(), 0),
         };
         self.cancel.check()?;
@@ -242,7 +240,9 @@ impl<'a> StageRun<'a> {
             *reasons.entry(unit.reason.clone()).or_default() += 1;
         }
         let [first, second] = &declaration.outputs[..] else {
-            return Err(StageError::failed("a map stage writes one table and `dropped`; this is a bug of the kind").into());
+            return Err(
+                StageError::failed("a map stage writes one table and `dropped`; this is a bug of the kind").into()
+            );
         };
         let ArtifactKind::Table { columns, measured } = &first.artifact else {
             return Err(StageError::failed("a map stage writes a table; this is a bug of the kind").into());
@@ -303,13 +303,14 @@ impl<'a> StageRun<'a> {
         for (port, input) in inputs {
             if let Output::Table(table) = input {
                 let schema = schema_of(&self.read_columns(port));
-                let stream = self.reader(port, table)?.map(move |batch| {
-                    conform(&batch.map_err(|error| StageError::failed(error.to_string()))?, &schema)
-                });
+                let stream = self
+                    .reader(port, table)?
+                    .map(move |batch| conform(&batch.map_err(|error| StageError::failed(error.to_string()))?, &schema));
                 tables.insert(port.clone(), Box::new(stream));
             }
         }
-        let mut sink = Sink { run: self, writers: BTreeMap::new(), folders: BTreeMap::new(), limit: fields.limit, observer };
+        let mut sink =
+            Sink { run: self, writers: BTreeMap::new(), folders: BTreeMap::new(), limit: fields.limit, observer };
         let mut outputs = Vec::new();
         for port in &declaration.outputs {
             if let ArtifactKind::Table { columns, measured } = &port.artifact {

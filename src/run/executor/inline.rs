@@ -16,7 +16,9 @@ pub(super) fn run_units(
 ) -> Result<Ran, RunError> {
     let before = thread_cpu_s();
     let Job::Map(mut job) = opening.bound.open(&opening.context)? else {
-        return Err(StageError::failed("the kind declares units and opens a whole job; this is a bug of the kind").into());
+        return Err(
+            StageError::failed("the kind declares units and opens a whole job; this is a bug of the kind").into()
+        );
     };
     let ArtifactKind::Table { columns, .. } = &opening.declaration.outputs[0].artifact else {
         return Err(StageError::failed("a map stage writes a table; this is a bug of the kind").into());
@@ -33,7 +35,9 @@ pub(super) fn run_whole(
 ) -> Result<Ran, RunError> {
     let before = thread_cpu_s();
     let Job::Whole(mut job) = opening.bound.open(&opening.context)? else {
-        return Err(StageError::failed("the kind declares no units and opens a map job; this is a bug of the kind").into());
+        return Err(
+            StageError::failed("the kind declares no units and opens a map job; this is a bug of the kind").into()
+        );
     };
     job.run(&mut WholeInputs { tables }, &mut WholeOutputs::new(outputs, sink))?;
     opening.context.cancel.check()?;

@@ -10,36 +10,36 @@ use ablate_stages::stage::{BoundStage, Declaration, Place, StageError};
 use std::collections::BTreeMap;
 use std::fs::File;
 
-pub use self::worker::{lm_worker, signal_workers};
+pub(super) use self::worker::{lm_worker, signal_workers};
 
 /// A stage that is about to be opened by an executor.
-pub struct Opening<'a> {
+pub(super) struct Opening<'a> {
     /// The kind with its parameters.
-    pub bound: &'a dyn BoundStage,
+    pub(super) bound: &'a dyn BoundStage,
     /// What it reads and writes.
-    pub declaration: &'a Declaration,
+    pub(super) declaration: &'a Declaration,
     /// What its job may use.
-    pub context: OpenContext,
+    pub(super) context: OpenContext,
     /// Where what it prints goes.
-    pub log: File,
+    pub(super) log: File,
 }
 
 /// What opening and running a job came to.
 #[derive(Debug, Clone, Default)]
-pub struct Ran {
+pub(super) struct Ran {
     /// Libraries and devices that did the work.
-    pub versions: BTreeMap<String, String>,
+    pub(super) versions: BTreeMap<String, String>,
     /// Seconds of CPU, where they were measured.
-    pub cpu_s: f64,
+    pub(super) cpu_s: f64,
     /// The largest resident memory of a worker.
-    pub peak_memory_bytes: Option<u64>,
+    pub(super) peak_memory_bytes: Option<u64>,
 }
 
 /// Opens the stage and works on units until there are no more.
 ///
 /// # Errors
 /// Where the stage cannot be opened or fails; its failed units are answers, not errors.
-pub fn run_units(
+pub(super) fn run_units(
     opening: Opening<'_>,
     next: &mut dyn FnMut() -> Result<Option<UnitBatch>, StageError>,
     deliver: &mut dyn FnMut(FinishedBatch) -> Result<(), StageError>,
@@ -54,7 +54,7 @@ pub fn run_units(
 ///
 /// # Errors
 /// As [`run_units`].
-pub fn run_whole(
+pub(super) fn run_whole(
     opening: Opening<'_>,
     tables: BTreeMap<String, TableStream<'_>>,
     outputs: Vec<(String, Vec<Column>)>,
