@@ -25,9 +25,11 @@ pub struct PipelineFile {
     /// `stages`, in the order of the file.
     pub stages: Vec<Stage>,
     /// `compare`: what is compared.
-    pub metric: Option<Text>,
+    pub metrics: Vec<Text>,
     /// `compare`: with what.
     pub baseline: Option<Text>,
+    /// `compare`: what whoever quotes the figures must know.
+    pub note: Option<String>,
 }
 
 /// A text with its place.
@@ -122,9 +124,12 @@ pub fn read(tree: &Located, problems: &mut Vec<Problem>) -> PipelineFile {
             "compare" => {
                 for Entry { key, key_at, value } in map(value, *key_at, "`compare`", "a map", problems) {
                     match key.as_str() {
-                        "metric" => file.metric = text(value, *key_at, "`metric` of `compare`", problems),
+                        "metric" => file.metrics = texts(value, *key_at, "`metric` of `compare`", problems),
                         "baseline" => file.baseline = text(value, *key_at, "`baseline` of `compare`", problems),
-                        other => unknown_key(other, *key_at, "in `compare`", &["metric", "baseline"], problems),
+                        "note" => {
+                            file.note = text(value, *key_at, "`note` of `compare`", problems).map(|text| text.text);
+                        }
+                        other => unknown_key(other, *key_at, "in `compare`", &["metric", "baseline", "note"], problems),
                     }
                 }
             }
@@ -300,6 +305,14 @@ fn text(value: &Located, key_at: Location, what: &str, problems: &mut Vec<Proble
         return None;
     };
     Some(Text { text: text.to_owned(), at: value.at })
+}
+
+/// One text, or a list of them.
+fn texts(value: &Located, key_at: Location, what: &str, problems: &mut Vec<Problem>) -> Vec<Text> {
+    match &value.value {
+        Node::Seq(items) => items.iter().filter_map(|item| text(item, key_at, what, problems)).collect(),
+        _ => text(value, key_at, what, problems).into_iter().collect(),
+    }
 }
 
 fn map<'a>(

@@ -86,10 +86,12 @@ impl std::fmt::Display for OutputRef {
 /// What is compared.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Compare {
-    /// The figure that matters.
-    pub metric: MetricRef,
-    /// What it is held against.
+    /// The figures that matter.
+    pub metrics: Vec<MetricRef>,
+    /// What they are held against.
     pub baseline: Option<MetricRef>,
+    /// What whoever quotes the figures must know; printed under the table.
+    pub note: Option<String>,
 }
 
 /// A metric of a stage.
@@ -532,9 +534,10 @@ impl Resolver<'_> {
             self.problems.push(Problem::new(fault, text.at));
             None
         };
-        let (wanted, baseline) = (written.metric.as_ref().map(&mut metric), written.baseline.as_ref().map(&mut metric));
-        if let Some(Some(metric)) = wanted {
-            self.pipeline.compare = Some(Compare { metric, baseline: baseline.flatten() });
+        let metrics: Vec<MetricRef> = written.metrics.iter().filter_map(&mut metric).collect();
+        let baseline = written.baseline.as_ref().and_then(&mut metric);
+        if !metrics.is_empty() {
+            self.pipeline.compare = Some(Compare { metrics, baseline, note: written.note.clone() });
         }
     }
 

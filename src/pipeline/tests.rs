@@ -67,7 +67,7 @@ compare: { metric: after.pass@1 }");
     let generate = checked.pipeline.stage("after/generate").unwrap();
     assert_eq!(generate.from["model"].to_string(), "aligned.model");
     assert_eq!(generate.expanded_from.as_deref(), Some("after"));
-    assert_eq!(checked.pipeline.compare.unwrap().metric.output.to_string(), "after.metrics");
+    assert_eq!(checked.pipeline.compare.unwrap().metrics[0].output.to_string(), "after.metrics");
     let positions: Vec<&str> = checked.order.iter().map(|&i| checked.pipeline.stages[i].name.as_str()).collect();
     let position = |name| positions.iter().position(|&found| found == name).unwrap();
     assert!(position("problems") < position("blocks") && position("after/generate") < position("after"));

@@ -71,7 +71,7 @@ pub fn of_pipeline(planned: &Planned, cache: &Cache) -> Result<Option<Comparison
     let mut rows = Vec::new();
     let mut baseline: Option<(f64, BTreeMap<String, (u32, u32)>)> = None;
     for (is_baseline, metric) in
-        compare.baseline.iter().map(|metric| (true, metric)).chain(std::iter::once((false, &compare.metric)))
+        compare.baseline.iter().map(|metric| (true, metric)).chain(compare.metrics.iter().map(|metric| (false, metric)))
     {
         let Some(step) = planned.find(&metric.output.stage) else { return Ok(None) };
         let Some(record) = &records[step] else { return Ok(None) };
@@ -95,7 +95,7 @@ pub fn of_pipeline(planned: &Planned, cache: &Cache) -> Result<Option<Comparison
             baseline = Some((found.value, outcomes));
         }
     }
-    Ok(Some(Comparison { pipeline: planned.checked.pipeline.name.clone(), rows, note: None }))
+    Ok(Some(Comparison { pipeline: planned.checked.pipeline.name.clone(), rows, note: compare.note.clone() }))
 }
 
 fn metric_of(cache: &Cache, outputs: &BTreeMap<String, Output>, metric: &MetricRef) -> Result<Metric, RunError> {

@@ -2,20 +2,20 @@
 
 /// A stage, as the scheduler sees it.
 #[derive(Debug, Clone, Default)]
-pub struct Node {
+pub(super) struct Node {
     /// The stages it reads from.
-    pub needs: Vec<usize>,
+    pub(super) needs: Vec<usize>,
     /// CPUs that each of its workers keeps busy.
-    pub cpus: u32,
+    pub(super) cpus: u32,
     /// GPUs that each of its workers takes.
-    pub gpus: u32,
+    pub(super) gpus: u32,
     /// Whether it is asked for; others are left alone.
-    pub wanted: bool,
+    pub(super) wanted: bool,
 }
 
 /// What happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Happened {
+pub(super) enum Happened {
     /// The stage has work for this many workers more.
     HasRoom(usize, usize),
     /// A worker of the stage ended; its tokens are free. The first worker ends with `Done` or `Failed`.
@@ -30,7 +30,7 @@ pub enum Happened {
 
 /// What to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Do {
+pub(super) enum Do {
     /// Start the stage, with one worker.
     Start(usize),
     /// Give the running stage one worker more.
@@ -49,7 +49,7 @@ enum State {
 
 /// The state of a run.
 #[derive(Debug)]
-pub struct Scheduler {
+pub(super) struct Scheduler {
     nodes: Vec<Node>,
     states: Vec<State>,
     room: Vec<usize>,
@@ -62,7 +62,7 @@ pub struct Scheduler {
 
 impl Scheduler {
     /// A run of these stages on a machine with so many tokens. A stage that wants more than there is gets all there is.
-    pub fn new(mut nodes: Vec<Node>, cpus: u32, gpus: u32, fail_fast: bool) -> Self {
+    pub(super) fn new(mut nodes: Vec<Node>, cpus: u32, gpus: u32, fail_fast: bool) -> Self {
         for node in &mut nodes {
             node.cpus = node.cpus.clamp(1, cpus.max(1));
             node.gpus = node.gpus.min(gpus);
@@ -73,12 +73,12 @@ impl Scheduler {
     }
 
     /// What to do first.
-    pub fn begin(&mut self) -> Vec<Do> {
+    pub(super) fn begin(&mut self) -> Vec<Do> {
         self.advance()
     }
 
     /// What to do after something happened.
-    pub fn handle(&mut self, happened: Happened) -> Vec<Do> {
+    pub(super) fn handle(&mut self, happened: Happened) -> Vec<Do> {
         match happened {
             Happened::HasRoom(stage, workers) => self.room[stage] = workers,
             Happened::HelperEnded(stage) => self.release(stage),
@@ -93,7 +93,7 @@ impl Scheduler {
     }
 
     /// Whether nothing runs and nothing will.
-    pub fn is_over(&self) -> bool {
+    pub(super) fn is_over(&self) -> bool {
         self.num_running == 0
             && (0..self.nodes.len()).all(|stage| !self.nodes[stage].wanted || self.states[stage] != State::Waiting)
     }

@@ -21,7 +21,7 @@ use std::sync::{Mutex, PoisonError};
 static RUNNING: Mutex<BTreeSet<i32>> = Mutex::new(BTreeSet::new());
 
 /// Asks every running worker to stop: it saves what it has to and ends.
-pub fn signal_workers() {
+pub(crate) fn signal_workers() {
     for &pid in RUNNING.lock().unwrap_or_else(PoisonError::into_inner).iter() {
         // One that has just ended needs no asking.
         let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
@@ -32,7 +32,7 @@ pub fn signal_workers() {
 ///
 /// # Errors
 /// Where it is not there.
-pub fn lm_worker() -> Result<PathBuf, StageError> {
+pub(crate) fn lm_worker() -> Result<PathBuf, StageError> {
     let named = std::env::var_os("ABLATE_LM").map(PathBuf::from);
     let path = match named {
         Some(path) => path,
