@@ -18,6 +18,7 @@ pub mod pair;
 pub mod random;
 pub mod reference;
 pub mod references;
+pub mod sandbox;
 pub mod segment;
 pub mod stage;
 pub mod synthesize;

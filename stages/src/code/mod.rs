@@ -7,5 +7,6 @@ pub mod comments;
 pub mod cut;
 pub mod distance;
 mod lexer;
+pub mod literal;
 pub mod prompts;
 pub mod request;

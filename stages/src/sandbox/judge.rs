@@ -1,0 +1,395 @@
+//! From runs to verdicts: every test of a program, in as few processes as its style allows.
+//!
+//! `stdio` runs one process a case. `call` runs all cases in one; a crash or a time-out costs the one case and the rest goes on
+//! in a new process. A limit that was reached with earlier cases behind it says nothing about the case at hand, which is then
+//! run again as the first of a process, so that each case has the whole limit.
+
+use super::compare::{OutputComparator, ValueComparator};
+use super::zygote::{Ran, Reason};
+use super::{Limits, Sandbox, SandboxError};
+use crate::code::literal::Value;
+use crate::columns::{Check, TestStyle, Tests};
+use serde_json::json;
+use std::io::Read;
+
+/// How a program did; the worst over its tests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Verdict {
+    /// Every test was passed.
+    Passed,
+    /// It ran, and answered otherwise than expected.
+    Wrong,
+    /// It raised an exception, could not be compiled, or ended without an answer.
+    Error,
+    /// It wrote more than is allowed.
+    OutputLimit,
+    /// It took more memory than is allowed.
+    Memory,
+    /// It took more time than is allowed.
+    Timeout,
+    /// A signal ended it that no limit explains, such as a segmentation fault.
+    Killed,
+}
+
+impl Verdict {
+    /// As it stands in tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Passed => "passed",
+            Self::Wrong => "wrong",
+            Self::Error => "error",
+            Self::OutputLimit => "output-limit",
+            Self::Memory => "memory",
+            Self::Timeout => "timeout",
+            Self::Killed => "killed",
+        }
+    }
+}
+
+/// Where a verdict was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trust {
+    /// Outside the program's process, which never had the expected values.
+    Full,
+    /// By test code inside it.
+    Weak,
+}
+
+impl Trust {
+    /// As it stands in tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::Weak => "weak",
+        }
+    }
+}
+
+/// A program and how it is judged.
+#[derive(Debug, Clone, Copy)]
+pub struct Program<'a> {
+    /// The whole program.
+    pub source: &'a str,
+    /// The function that tests call, or the method of `Solution`.
+    pub entry_point: Option<&'a str>,
+    /// Its tests.
+    pub tests: &'a Tests,
+    /// How standard output is compared.
+    pub output: OutputComparator,
+    /// How returned values are compared.
+    pub value: ValueComparator,
+}
+
+/// What came of a program.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Judgement {
+    /// The worst over all tests.
+    pub verdict: Verdict,
+    /// Tests that were passed.
+    pub tests_passed: u32,
+    /// Tests there are; 1 for test code.
+    pub tests_total: u32,
+    /// What went wrong first, in a line.
+    pub first_failure: Option<String>,
+    /// The comparator used.
+    pub comparator: String,
+    /// Where the verdict was made.
+    pub trust: Trust,
+    /// Wall time over all tests, in seconds.
+    pub wall_s: f64,
+    /// CPU time over all tests, in seconds.
+    pub cpu_s: f64,
+    /// Largest memory over all tests, in bytes.
+    pub peak_memory_bytes: u64,
+}
+
+/// What became of one test.
+type Settled = (Verdict, String);
+
+/// The tests of a program on their way to a judgement.
+struct Tally {
+    settled: Vec<Option<Settled>>,
+    timeouts: u32,
+    wall_s: f64,
+    cpu_s: f64,
+    peak_memory_bytes: u64,
+}
+
+impl Tally {
+    fn new(tests: usize) -> Self {
+        Self { settled: vec![None; tests], timeouts: 0, wall_s: 0.0, cpu_s: 0.0, peak_memory_bytes: 0 }
+    }
+
+    fn count(&mut self, ran: &Ran) {
+        self.wall_s += ran.wall_s;
+        self.cpu_s += ran.cpu_s;
+        self.peak_memory_bytes = self.peak_memory_bytes.max(ran.peak_memory_bytes);
+    }
+
+    /// Settles a test, and the ones behind it where the limits say to stop. Returns whether to go on.
+    fn settle(&mut self, test: usize, (verdict, note): Settled, limits: &Limits) -> bool {
+        self.timeouts += u32::from(verdict == Verdict::Timeout);
+        self.settled[test] = Some((verdict, note));
+        let stop =
+            (limits.stop_at_first_failure && verdict != Verdict::Passed) || self.timeouts >= limits.max_timeouts.max(1);
+        if stop {
+            self.settle_rest(&(verdict, "not run, as the limits say".into()));
+        }
+        !stop
+    }
+
+    fn settle_rest(&mut self, with: &Settled) {
+        for slot in &mut self.settled {
+            slot.get_or_insert_with(|| with.clone());
+        }
+    }
+
+    fn judgement(self, comparator: String, trust: Trust) -> Judgement {
+        let settled: Vec<Settled> = self.settled.into_iter().flatten().collect();
+        let first_failure = settled.iter().position(|(verdict, _)| *verdict != Verdict::Passed).map(|test| {
+            let note = &settled[test].1;
+            if settled.len() == 1 { shown(note, 400) } else { format!("test {}: {}", test + 1, shown(note, 400)) }
+        });
+        Judgement {
+            verdict: settled.iter().map(|(verdict, _)| *verdict).max().unwrap_or(Verdict::Error),
+            tests_passed: settled.iter().filter(|(verdict, _)| *verdict == Verdict::Passed).count() as u32,
+            tests_total: settled.len() as u32,
+            first_failure,
+            comparator,
+            trust,
+            wall_s: self.wall_s,
+            cpu_s: self.cpu_s,
+            peak_memory_bytes: self.peak_memory_bytes,
+        }
+    }
+}
+
+pub(super) fn run(sandbox: &mut Sandbox, program: &Program<'_>, limits: &Limits) -> Result<Judgement, SandboxError> {
+    match program.tests.style {
+        TestStyle::Stdio => run_stdio(sandbox, program, limits),
+        TestStyle::Call => run_call(sandbox, program, limits),
+        TestStyle::Assert => run_assert(sandbox, program, limits),
+    }
+}
+
+fn no_tests(problem: &str) -> SandboxError {
+    SandboxError::Test { index: 1, problem: problem.into() }
+}
+
+fn run_stdio(sandbox: &mut Sandbox, program: &Program<'_>, limits: &Limits) -> Result<Judgement, SandboxError> {
+    let cases = &program.tests.cases;
+    if cases.is_empty() {
+        return Err(no_tests("there is none; a program without tests cannot be judged"));
+    }
+    let mut tally = Tally::new(cases.len());
+    let request = json!({ "mode": "stdio", "program": program.source });
+    for (test, case) in cases.iter().enumerate() {
+        let mut ran = sandbox.process(&request, case.input.as_bytes(), limits)?;
+        tally.count(&ran);
+        if ran.reason == Some(Reason::Wall) {
+            ran = sandbox.process(&request, case.input.as_bytes(), limits)?;
+            tally.count(&ran);
+        }
+        let error = ran.records.first().filter(|record| b"EMO".contains(&record.kind));
+        let settled = if let Some(early) = early_end(&ran, limits) {
+            early
+        } else if ran.stdout.len() as u64 >= limits.output_bytes {
+            (Verdict::OutputLimit, format!("wrote more than {} bytes", limits.output_bytes))
+        } else if let Some(error) = error {
+            (error_verdict(error.kind), error.text.clone())
+        } else if ran.exit != Some(0) {
+            (Verdict::Error, format!("exit code {}", ran.exit.unwrap_or(-1)))
+        } else if program.output.accepts(&case.output, &ran.stdout) {
+            (Verdict::Passed, String::new())
+        } else {
+            let found = String::from_utf8_lossy(&ran.stdout);
+            (Verdict::Wrong, format!("expected {:?}, got {:?}", shown(&case.output, 120), shown(&found, 120)))
+        };
+        if !tally.settle(test, settled, limits) {
+            break;
+        }
+    }
+    Ok(tally.judgement(program.output.name(), Trust::Full))
+}
+
+fn run_call(sandbox: &mut Sandbox, program: &Program<'_>, limits: &Limits) -> Result<Judgement, SandboxError> {
+    let cases = &program.tests.cases;
+    if cases.is_empty() {
+        return Err(no_tests("there is none; a program without tests cannot be judged"));
+    }
+    let Some(entry_point) = program.entry_point else {
+        return Err(no_tests("tests of style `call` need an entry_point"));
+    };
+    let inputs: Vec<&str> = cases.iter().map(|case| case.input.as_str()).collect();
+    let mut tally = Tally::new(cases.len());
+    let (mut next, mut waited) = (0, None);
+    'processes: while next < cases.len() {
+        let start = next;
+        let request = json!({ "mode": "call", "program": program.source, "entry_point": entry_point, "inputs": inputs, "start": start });
+        let ran = sandbox.process(&request, b"", limits)?;
+        tally.count(&ran);
+        let mut open = None;
+        for record in &ran.records {
+            let whole = record.index == -1 && b"EMO".contains(&record.kind);
+            if whole && open.is_none() && next == start {
+                tally.settle_rest(&(error_verdict(record.kind), record.text.clone()));
+                break 'processes;
+            }
+            if record.index != next as i64 {
+                break;
+            }
+            let settled = match (record.kind, open) {
+                (b'C', None) => {
+                    open = Some(next);
+                    continue;
+                }
+                (b'R', Some(_)) => answer(program, next, &record.text)?,
+                (b'E' | b'M' | b'O', Some(_)) => (error_verdict(record.kind), record.text.clone()),
+                _ => break,
+            };
+            open = None;
+            if !tally.settle(next, settled, limits) {
+                break 'processes;
+            }
+            next += 1;
+        }
+        if next >= cases.len() {
+            break;
+        }
+        // The process ended before its last case was answered.
+        let early = early_end(&ran, limits).unwrap_or_else(|| {
+            (Verdict::Error, format!("ended by itself with exit code {} before it returned", ran.exit.unwrap_or(-1)))
+        });
+        let by_limit = matches!(early.0, Verdict::Timeout | Verdict::Memory | Verdict::OutputLimit);
+        if by_limit && next > start {
+            continue;
+        }
+        if ran.reason == Some(Reason::Wall) && waited != Some(next) {
+            waited = Some(next);
+            continue;
+        }
+        if open.is_none() && next == start {
+            // It never came to a case: no other case will fare better.
+            tally.settle_rest(&early);
+            break;
+        }
+        if !tally.settle(next, early, limits) {
+            break;
+        }
+        next += 1;
+    }
+    Ok(tally.judgement(program.value.name().into(), Trust::Full))
+}
+
+/// Compares what a call returned.
+fn answer(program: &Program<'_>, test: usize, text: &str) -> Result<Settled, SandboxError> {
+    let case = &program.tests.cases[test];
+    let Ok(found) = Value::parse_encoded(text) else {
+        return Ok((Verdict::Wrong, format!("returned what cannot be read: {}", shown(text, 120))));
+    };
+    let accepted = program
+        .value
+        .accepts(case, &found)
+        .map_err(|error| SandboxError::Test { index: test + 1, problem: format!("the expected value is {error}") })?;
+    if accepted {
+        return Ok((Verdict::Passed, String::new()));
+    }
+    let wanted = match case.check {
+        Check::Equal => shown(&case.output, 120),
+        Check::Truthy => "something true".into(),
+        Check::Falsy => "something false".into(),
+        Check::Close => format!("{} within {}", shown(&case.output, 120), case.tolerance.unwrap_or(1e-6)),
+    };
+    Ok((Verdict::Wrong, format!("expected {wanted}, got {}", shown(text, 120))))
+}
+
+fn run_assert(sandbox: &mut Sandbox, program: &Program<'_>, limits: &Limits) -> Result<Judgement, SandboxError> {
+    let Some(code) = program.tests.code.as_deref().filter(|code| !code.trim().is_empty()) else {
+        return Err(no_tests("there is none; a program without tests cannot be judged"));
+    };
+    let mut secret = [0; 16];
+    std::fs::File::open("/dev/urandom")?.read_exact(&mut secret)?;
+    let nonce: String = secret.iter().map(|byte| format!("{byte:02x}")).collect();
+    let request = json!({
+        "mode": "assert", "program": program.source, "entry_point": program.entry_point, "code": code, "nonce": nonce,
+    });
+    let mut tally = Tally::new(1);
+    let mut ran = sandbox.process(&request, b"", limits)?;
+    tally.count(&ran);
+    if ran.reason == Some(Reason::Wall) {
+        ran = sandbox.process(&request, b"", limits)?;
+        tally.count(&ran);
+    }
+    let settled = match (early_end(&ran, limits), ran.records.last()) {
+        (Some(early), _) => early,
+        (None, Some(record)) if record.kind == b'P' && record.text == nonce && ran.exit == Some(0) => {
+            (Verdict::Passed, String::new())
+        }
+        (None, Some(record)) if record.kind == b'W' => (Verdict::Wrong, record.text.clone()),
+        (None, Some(record)) if b"EMO".contains(&record.kind) => (error_verdict(record.kind), record.text.clone()),
+        _ => {
+            (Verdict::Error, format!("ended by itself with exit code {} before the test's end", ran.exit.unwrap_or(-1)))
+        }
+    };
+    tally.settle(0, settled, limits);
+    Ok(tally.judgement("assert".into(), Trust::Weak))
+}
+
+pub(super) fn parses(sandbox: &mut Sandbox, sources: &[&str]) -> Result<Vec<Option<String>>, SandboxError> {
+    let limits = Limits { cpu_s: 10.0, ..Limits::default() };
+    let mut found = Vec::with_capacity(sources.len());
+    while found.len() < sources.len() {
+        let start = found.len();
+        let ran = sandbox.process(&json!({ "mode": "parse", "sources": sources, "start": start }), b"", &limits)?;
+        for record in ran.records {
+            match record.kind {
+                b'R' => found.push(None),
+                b'E' | b'M' | b'O' => found.push(Some(record.text)),
+                _ => {}
+            }
+        }
+        if found.len() == start {
+            let why = early_end_of(ran.reason, ran.signal, &limits).map_or_else(|| "ended".into(), |(_, note)| note);
+            found.push(Some(format!("the compiler did not survive it: {why}")));
+        }
+    }
+    Ok(found)
+}
+
+/// The verdict of a process that did not end by itself.
+fn early_end(ran: &Ran, limits: &Limits) -> Option<Settled> {
+    early_end_of(ran.reason, ran.signal, limits)
+}
+
+fn early_end_of(reason: Option<Reason>, signal: Option<i32>, limits: &Limits) -> Option<Settled> {
+    Some(match (reason, signal) {
+        (Some(Reason::Cpu), _) => (Verdict::Timeout, format!("took more than {} s of CPU time", limits.cpu_s)),
+        (Some(Reason::Wall), _) => (
+            Verdict::Timeout,
+            format!("took more than {} s, most of it waiting", limits.cpu_s * limits.wall_factor.max(5.0)),
+        ),
+        (Some(Reason::Memory), _) => {
+            (Verdict::Memory, format!("took more than {} bytes of memory", limits.memory_bytes))
+        }
+        (None, Some(libc::SIGXFSZ)) => (Verdict::OutputLimit, format!("wrote more than {} bytes", limits.output_bytes)),
+        (None, Some(signal)) => (Verdict::Killed, format!("ended by signal {signal}")),
+        (None, None) => return None,
+    })
+}
+
+fn error_verdict(kind: u8) -> Verdict {
+    match kind {
+        b'M' => Verdict::Memory,
+        b'O' => Verdict::OutputLimit,
+        _ => Verdict::Error,
+    }
+}
+
+/// A text on one line, of so many characters at most.
+fn shown(text: &str, most: usize) -> String {
+    let mut line: String = text.chars().take(most).collect();
+    if text.chars().nth(most).is_some() {
+        line.push_str("...");
+    }
+    line
+}

@@ -1,0 +1,203 @@
+//! Running programs that a model wrote, and telling truly how they did.
+//!
+//! A [`Sandbox`] is one warm Python interpreter, the zygote. For every program it forks a child into new user, pid, mount, IPC
+//! and host-name namespaces without a network, in which nothing of the host is to be seen but the interpreter, read-only; a
+//! tmpfs of limited size is its working folder; rlimits, Landlock and a filter of system calls shut it in further
+//! ([`Isolation`] says what is in force, and why what is missing is missing). The child is pid 1 of its namespace: when it ends,
+//! everything that it started ends, and when the runner is killed, so are the zygote and the child.
+//!
+//! **A verdict is made here, in Rust, from serialised outputs.** Expected values never enter the process that runs a program,
+//! nor any memory that it inherits: the zygote sees neither programs nor tests. The named exception is test code that must run
+//! next to the program (style `assert`), whose verdicts say `trust: weak`.
+//!
+//! Memory is limited per process by `RLIMIT_DATA`, and over all processes of a program by the supervisor, which looks every
+//! 10-50 ms; a control group would be tighter and is not used yet.
+
+mod compare;
+mod isolation;
+mod judge;
+mod seccomp;
+mod zygote;
+
+#[cfg(test)]
+mod tests;
+
+pub use compare::{OutputComparator, ValueComparator};
+pub use isolation::{Feature, Grade, Isolation, MissingFeature};
+pub use judge::{Judgement, Program, Trust, Verdict};
+
+use zygote::{Interpreter, Zygote};
+
+/// What a sandbox is to be.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The Python to judge by: a name that is looked up in `PATH`, or a path. Shims and virtual environments are seen through:
+    /// programs get the real interpreter and its standard library.
+    pub interpreter: String,
+    /// The grade below which the sandbox refuses to open.
+    pub floor: Grade,
+    /// Features to do without even where the machine has them.
+    pub without: Vec<Feature>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { interpreter: "python3".into(), floor: Grade::Partial, without: Vec::new() }
+    }
+}
+
+/// What a program may take.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Limits {
+    /// CPU seconds of one test, over all processes of the program.
+    pub cpu_s: f64,
+    /// Wall time is limited to this times the CPU time, at least 5 times; a backstop for programs that wait.
+    pub wall_factor: f64,
+    /// Memory over all processes of the program, in bytes.
+    pub memory_bytes: u64,
+    /// Largest output, and largest file, in bytes.
+    pub output_bytes: u64,
+    /// Size of the working folder, in bytes.
+    pub work_bytes: u64,
+    /// Processes and threads at a time.
+    pub processes: u32,
+    /// Ends at the first test that is not passed; the others count as not passed.
+    pub stop_at_first_failure: bool,
+    /// After so many time-outs the other tests are not run, and count as not passed.
+    pub max_timeouts: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            cpu_s: 4.0,
+            wall_factor: 5.0,
+            memory_bytes: 1 << 30,
+            output_bytes: 16 << 20,
+            work_bytes: 32 << 20,
+            processes: 64,
+            stop_at_first_failure: false,
+            max_timeouts: 2,
+        }
+    }
+}
+
+/// Why a program could not be judged. Never a fault of the program.
+#[derive(Debug, thiserror::Error)]
+pub enum SandboxError {
+    /// There is no such interpreter.
+    #[error(
+        "the Python interpreter `{name}` does not run: {problem} (install Python 3, or name another by `interpreter`)"
+    )]
+    Interpreter {
+        /// As it was named.
+        name: String,
+        /// What happened.
+        problem: String,
+    },
+    /// The machine shuts programs in less well than is asked for.
+    #[error("programs cannot be shut in well enough here: isolation is {:?}, at least {floor:?} is asked for; {}", isolation.grade, fixes(isolation))]
+    Isolation {
+        /// What the machine gives.
+        isolation: Isolation,
+        /// What is asked for.
+        floor: Grade,
+    },
+    /// The zygote did not start.
+    #[error("the sandbox did not start: {0}")]
+    Start(String),
+    /// A child could not be shut in; its program did not run.
+    #[error("a program could not be shut in and was not run: {0}")]
+    Jail(String),
+    /// The zygote died, and so did the one started in its place.
+    #[error("the sandbox died twice at the same program; the machine may be out of memory")]
+    Gone,
+    /// A test cannot be read.
+    #[error("test {index}: {problem}")]
+    Test {
+        /// Number of the test, from 1.
+        index: usize,
+        /// What is wrong.
+        problem: String,
+    },
+    /// The machine refused something.
+    #[error("the sandbox: {0}")]
+    Io(#[from] std::io::Error),
+    /// The machine refused something.
+    #[error("the sandbox: {0}")]
+    System(#[from] nix::Error),
+}
+
+fn fixes(isolation: &Isolation) -> String {
+    let missing: Vec<String> = isolation
+        .missing
+        .iter()
+        .map(|missing| format!("{:?}: {} ({})", missing.feature, missing.why, missing.fix))
+        .collect();
+    missing.join("; ")
+}
+
+/// A place to run untrusted Python programs in. Several at a time are several sandboxes.
+#[derive(Debug)]
+pub struct Sandbox {
+    interpreter: Interpreter,
+    config: Config,
+    zygote: Zygote,
+}
+
+impl Sandbox {
+    /// Starts a zygote; takes about 0.2 s.
+    ///
+    /// # Errors
+    /// Where the interpreter does not run, or the machine shuts programs in less well than `config.floor` asks for.
+    pub fn open(config: Config) -> Result<Self, SandboxError> {
+        let interpreter = Interpreter::find(&config.interpreter)?;
+        let zygote = Zygote::start(&interpreter, &config)?;
+        if zygote.isolation.grade < config.floor {
+            return Err(SandboxError::Isolation { isolation: zygote.isolation.clone(), floor: config.floor });
+        }
+        Ok(Self { interpreter, config, zygote })
+    }
+
+    /// The interpreter's kind and version, as `cpython 3.11.7`: what verdicts depend on beside the programs.
+    pub fn python_version(&self) -> &str {
+        &self.zygote.python
+    }
+
+    /// How programs are shut in here.
+    pub fn isolation(&self) -> &Isolation {
+        &self.zygote.isolation
+    }
+
+    /// Runs a program against its tests.
+    ///
+    /// # Errors
+    /// Where it could not be judged; whatever the program does wrong is a verdict.
+    pub fn run(&mut self, program: &Program<'_>, limits: &Limits) -> Result<Judgement, SandboxError> {
+        judge::run(self, program, limits)
+    }
+
+    /// For each source whether CPython's own `compile` takes it: none, or the message.
+    ///
+    /// # Errors
+    /// Where the sandbox fails.
+    pub fn parses(&mut self, sources: &[&str]) -> Result<Vec<Option<String>>, SandboxError> {
+        judge::parses(self, sources)
+    }
+
+    /// One process; a zygote that has died is replaced once.
+    fn process(
+        &mut self,
+        request: &serde_json::Value,
+        stdin: &[u8],
+        limits: &Limits,
+    ) -> Result<zygote::Ran, SandboxError> {
+        match self.zygote.run(request, stdin, limits) {
+            Err(SandboxError::Gone) => {
+                self.zygote = Zygote::start(&self.interpreter, &self.config)?;
+                self.zygote.run(request, stdin, limits)
+            }
+            other => other,
+        }
+    }
+}
