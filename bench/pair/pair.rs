@@ -33,24 +33,30 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let targets: Vec<Targets> = serde_json::from_slice(&std::fs::read(file)?)?;
     let (mut samples, mut verdicts, mut problems, mut blocks) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let (mut units, mut unit_ids) = (Vec::new(), Vec::new());
-    let (mut by_sample, mut by_target) = (Vec::new(), Vec::new());
+    let (mut by_sample, mut by_problem, mut by_block) = (Vec::new(), Vec::new(), Vec::new());
+    let mut places: BTreeMap<String, u32> = BTreeMap::new();
     for (number, target) in targets.into_iter().enumerate() {
         let start = samples.len() as u32;
+        let number = number as u32;
+        let place = *places.entry(target.problem.problem_id.clone()).or_insert(problems.len() as u32);
+        if place as usize == problems.len() {
+            problems.push(target.problem);
+        }
         for (sample, verdict) in target.samples.into_iter().zip(target.verdicts) {
             by_sample.push(samples.len() as u32..samples.len() as u32 + 1);
-            by_target.push(number as u32..number as u32 + 1);
+            by_problem.push(place..place + 1);
+            by_block.push(number..number + 1);
             samples.push(sample);
             verdicts.push(verdict);
         }
         units.push(start..samples.len() as u32);
         unit_ids.push(target.block.block_id.clone());
-        problems.push(target.problem);
         blocks.push(target.block);
     }
     let lookups = BTreeMap::from([
         ("verdicts".to_owned(), LookupTable { rows: table(&verdicts)?, index: by_sample }),
-        ("problems".to_owned(), LookupTable { rows: table(&problems)?, index: by_target.clone() }),
-        ("blocks".to_owned(), LookupTable { rows: table(&blocks)?, index: by_target }),
+        ("problems".to_owned(), LookupTable { rows: table(&problems)?, index: by_problem }),
+        ("blocks".to_owned(), LookupTable { rows: table(&blocks)?, index: by_block }),
     ]);
     let batch = UnitBatch { id: 0, port: "samples".into(), rows: table(&samples)?, unit_ids, units, lookups };
     let params = Params { alpha: 1.0, ..Params::default() };

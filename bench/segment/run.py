@@ -61,12 +61,12 @@ def main():
     binary, data, result = sys.argv[1:4]
     programs = []
     for program in sources(data):
+        program = program.replace("\r", "")
         try:
             ast.parse(program)
         except (SyntaxError, ValueError):
             continue
-        if "\r" not in program:
-            programs.append(program)
+        programs.append(program)
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
         json.dump(programs, file)
         file.flush()

@@ -17,7 +17,7 @@ use arrow::array::{ArrayRef, ListBuilder, RecordBatch, StringBuilder};
 use minijinja::{Environment, UndefinedBehavior, Value};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Map, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -34,6 +34,8 @@ pub struct Params {
     pub r#where: Option<String>,
     /// What the tests have to say of the solutions of a problem; the others are left out, and problems without any that is kept.
     pub golden: Option<Golden>,
+    /// Parameters of the `execute` that `golden` stands for.
+    pub execute: Map<String, serde_json::Value>,
     /// Solutions with more words (separated by white space) are left out, and problems without any that is kept.
     pub max_words: Option<u32>,
     /// Solutions with more lines are left out, likewise.
@@ -108,6 +110,9 @@ clean: { use: filter, from: short, with: { golden: must-pass } }
     fn declare(params: &Params, inputs: &InputSchemas) -> Result<Declaration, SchemaError> {
         let columns = inputs.get("rows").cloned().unwrap_or_default();
         let has = |name: &str| columns.iter().any(|column| column.name == name);
+        if params.golden.is_none() && !params.execute.is_empty() {
+            return Err(SchemaError::parameter("execute", "expected `golden` with it: nothing else is executed"));
+        }
         if params == &Params::default() {
             return Err(SchemaError::general("expected at least one condition, got none"));
         }
@@ -156,7 +161,7 @@ clean: { use: filter, from: short, with: { golden: must-pass } }
         let execute = AddedStage {
             suffix: "execute",
             kind: "execute",
-            with: json!({}),
+            with: serde_json::Value::Object(params.execute.clone()),
             from: BTreeMap::from([
                 ("programs".to_owned(), Source::Added { suffix: "references", port: None }),
                 ("problems".to_owned(), Source::Given("rows")),
@@ -165,7 +170,9 @@ clean: { use: filter, from: short, with: { golden: must-pass } }
         Some(Expansion {
             added: vec![references, execute],
             kind: Self::NAME,
-            with: serde_json::to_value(params).expect("parameters came from JSON and go back to it"),
+            // How they are executed is the other stage's, and no part of this one's key.
+            with: serde_json::to_value(Params { execute: Map::new(), ..params.clone() })
+                .expect("parameters came from JSON and go back to it"),
             from: BTreeMap::from([
                 ("rows".to_owned(), Source::Given("rows")),
                 ("verdicts".to_owned(), Source::Added { suffix: "execute", port: None }),

@@ -73,9 +73,11 @@ fn golden_solutions_have_to_pass() {
 
 #[test]
 fn golden_is_short_for_running_the_references() {
-    let params = Params { golden: Some(Golden::MustPass), ..Params::default() };
+    let params: Params =
+        serde_json::from_value(json!({ "golden": "must-pass", "execute": { "cpu_limit_s": 2 } })).unwrap();
     let expansion = Filter::expand(&params, &UseSite { connected: vec!["rows".into()] }).unwrap();
     assert_eq!(expansion.added.iter().map(|stage| stage.kind).collect::<Vec<_>>(), ["references", "execute"]);
+    assert_eq!(expansion.added[1].with, json!({ "cpu_limit_s": 2 }));
     let again: Params = serde_json::from_value(expansion.with).unwrap();
     let connected = UseSite { connected: expansion.from.into_keys().collect() };
     assert!(Filter::expand(&again, &connected).is_none());

@@ -8,6 +8,7 @@ pub mod columns;
 pub mod curriculum_sort;
 pub mod dedupe;
 pub mod documents;
+pub mod eval;
 pub mod filter;
 pub mod fim_generate;
 pub mod generate;
@@ -36,6 +37,7 @@ pub const STAGES: &[&dyn AnyStage] = &[
     &curriculum_sort::CurriculumSort,
     &dedupe::Dedupe,
     &documents::Documents,
+    &eval::Eval,
     &filter::Filter,
     &fim_generate::FimGenerate,
     &generate::Generate,

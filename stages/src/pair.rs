@@ -15,6 +15,9 @@ use crate::columns::{Example, Segment, Special, columns_of};
 use crate::job::{Job, MapJob, OpenContext, UnitSink, UnitSource};
 use crate::random::{Random, stable_id};
 use crate::stage::{Declaration, InputPort, InputSchemas, OutputPort, SchemaError, Stage, StageError};
+use arrow::array::{AsArray, RecordBatch, StringArray};
+use arrow::datatypes::UInt32Type;
+use arrow_schema::DataType;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
@@ -173,10 +176,23 @@ pub struct PairJob {
     pub params: Params,
 }
 
+/// A sample and its verdict, as they stand in their tables.
+#[derive(Debug, Clone, Copy)]
+pub struct Tried<'a> {
+    /// The sample.
+    pub sample_id: &'a str,
+    /// Which of its target's samples it is.
+    pub sample_index: u32,
+    /// What the model wrote, without line breaks around it: as it is compared and trained on.
+    pub text: &'a str,
+    /// Its verdict; none where it is not to be trusted.
+    pub verdict: Option<&'a str>,
+}
+
 /// What is known of a target's samples after duplicates are merged; each list in the order of the sample index.
 struct Sides<'a> {
-    passed: Vec<&'a Candidate>,
-    wrong: Vec<&'a Candidate>,
+    passed: Vec<Tried<'a>>,
+    wrong: Vec<Tried<'a>>,
     /// Samples that are used neither way.
     num_unused: usize,
 }
@@ -189,7 +205,7 @@ impl PairJob {
     pub fn pairs(
         &self,
         unit_id: &str,
-        samples: &[(&Candidate, &Judged)],
+        samples: &mut [Tried<'_>],
         problem: &Asked,
         target: Option<&Target>,
     ) -> Result<Vec<Example>, (&'static str, String)> {
@@ -201,53 +217,56 @@ impl PairJob {
         if wrong.is_empty() {
             return Err((if num_unused > 0 { "none-to-reject" } else { "no-incorrect" }, counts()));
         }
-        let rejected: Vec<&Candidate> = match self.params.pairs_per_target {
+        let rejected: Vec<Tried<'_>> = match self.params.pairs_per_target {
             PairsPerTarget::All => wrong,
             PairsPerTarget::One => {
                 vec![*Random::new(self.params.seed, Pair::NAME, "rejected", unit_id).choose(&wrong)]
             }
         };
         let examples = rejected.into_iter().map(|rejected| {
-            let (at, _) = nearest(stripped(rejected), passed.iter().map(|&candidate| stripped(candidate)))
-                .expect("some candidate passed");
+            let (at, _) = nearest(rejected.text, passed.iter().map(|tried| tried.text)).expect("some candidate passed");
             self.example(problem, target, passed[at], rejected)
         });
         Ok(examples.collect())
     }
 
     /// Sorts a target's samples by what they are good for. Equal texts count once; those whose verdicts disagree are not used.
-    fn sides<'a>(&self, samples: &[(&'a Candidate, &'a Judged)]) -> Sides<'a> {
-        let mut in_order: Vec<_> = samples.to_vec();
-        in_order.sort_by(|a, b| (a.0.sample_index, &a.0.sample_id).cmp(&(b.0.sample_index, &b.0.sample_id)));
-        let mut places: HashMap<&str, usize> = HashMap::with_capacity(in_order.len());
-        let mut merged: Vec<(&Candidate, Option<&str>)> = Vec::with_capacity(in_order.len());
-        for (candidate, judged) in in_order {
-            let verdict = (!(self.params.drop_flaky && judged.flaky)).then_some(judged.verdict.as_str());
-            match places.get(stripped(candidate)) {
-                Some(&at) => {
-                    if merged[at].1 != verdict {
-                        merged[at].1 = None;
-                    }
-                }
+    fn sides<'a>(&self, samples: &mut [Tried<'a>]) -> Sides<'a> {
+        samples.sort_unstable_by_key(|tried| (tried.sample_index, tried.sample_id));
+        // Targets have a handful of samples, for which looking at all is faster than hashing; many samples are hashed.
+        let mut places: HashMap<&str, usize> = HashMap::new();
+        let is_many = samples.len() > 16;
+        let mut merged: Vec<Tried<'a>> = Vec::with_capacity(samples.len());
+        for &tried in samples.iter() {
+            let place = if is_many {
+                places.get(tried.text).copied()
+            } else {
+                merged.iter().position(|other| other.text == tried.text)
+            };
+            match place {
+                Some(at) if merged[at].verdict != tried.verdict => merged[at].verdict = None,
+                Some(_) => {}
                 None => {
-                    places.insert(stripped(candidate), merged.len());
-                    merged.push((candidate, verdict));
+                    if is_many {
+                        places.insert(tried.text, merged.len());
+                    }
+                    merged.push(tried);
                 }
             }
         }
         let mut sides = Sides { passed: Vec::new(), wrong: Vec::new(), num_unused: 0 };
-        for (candidate, verdict) in merged {
+        for tried in merged {
             let can_be_rejected = match self.params.rejected_when {
-                RejectedWhen::WrongAnswer => verdict == Some("wrong"),
-                RejectedWhen::AnyFailure => verdict.is_some(),
+                RejectedWhen::WrongAnswer => tried.verdict == Some("wrong"),
+                RejectedWhen::AnyFailure => tried.verdict.is_some(),
             };
             // An empty response would have nothing to learn from.
-            if stripped(candidate).trim().is_empty() {
+            if tried.text.trim().is_empty() {
                 sides.num_unused += 1;
-            } else if verdict == Some("passed") {
-                sides.passed.push(candidate);
+            } else if tried.verdict == Some("passed") {
+                sides.passed.push(tried);
             } else if can_be_rejected {
-                sides.wrong.push(candidate);
+                sides.wrong.push(tried);
             } else {
                 sides.num_unused += 1;
             }
@@ -255,8 +274,8 @@ impl PairJob {
         sides
     }
 
-    fn example(&self, problem: &Asked, target: Option<&Target>, chosen: &Candidate, rejected: &Candidate) -> Example {
-        let example_id = stable_id(&["pair", &chosen.sample_id, &rejected.sample_id]);
+    fn example(&self, problem: &Asked, target: Option<&Target>, chosen: Tried<'_>, rejected: Tried<'_>) -> Example {
+        let example_id = stable_id(&["pair", chosen.sample_id, rejected.sample_id]);
         let hole = target.filter(|target| target.kind != BlockKind::Full.as_str());
         let fim = hole
             .filter(|_| Random::new(self.params.seed, Pair::NAME, "format", &example_id).uniform() < self.params.alpha);
@@ -267,12 +286,12 @@ impl PairJob {
             (None, Some(target)) => style.chat(&query, &format!("{}{}", style.prefill, target.prefix)),
             (None, None) => style.chat(&query, &style.opening(problem.starter_code.as_deref())),
         };
-        let response = |candidate: &Candidate| self.response(stripped(candidate), fim.is_some(), hole.is_some());
+        let response = |tried: Tried<'_>| self.response(tried.text, fim.is_some(), hole.is_some());
         Example {
             problem_id: problem.problem_id.clone(),
             block_id: target.map(|target| target.block_id.clone()),
             block_kind: target.map(|target| target.kind.clone()),
-            num_lines: target.map_or_else(|| stripped(chosen).lines().count() as u32, |target| target.num_lines),
+            num_lines: target.map_or_else(|| chosen.text.lines().count() as u32, |target| target.num_lines),
             depth: target.map_or(0, |target| target.depth),
             format: if fim.is_some() { "fim" } else { "chat" }.into(),
             prompt,
@@ -299,24 +318,51 @@ impl PairJob {
     }
 }
 
-/// A candidate's text as it is compared and trained on.
-fn stripped(candidate: &Candidate) -> &str {
-    candidate.text.trim_matches('\n')
+/// A column of text, whatever its encoding.
+fn text_column(port: &str, batch: &RecordBatch, name: &str) -> Result<StringArray, StageError> {
+    let column =
+        batch.column_by_name(name).ok_or_else(|| StageError::input(port, format!("column `{name}` is missing")))?;
+    let text = arrow::compute::cast(column, &DataType::Utf8)?;
+    Ok(text.as_string::<i32>().clone())
 }
 
 impl MapJob for PairJob {
     fn run(&mut self, units: &mut dyn UnitSource, out: &mut UnitSink<'_>) -> Result<(), StageError> {
         while let Some(batch) = units.next()? {
-            let samples: Vec<Candidate> = batch.rows()?;
-            let verdicts = batch.lookup::<Judged>("verdicts")?;
+            // Samples and verdicts are many, and most of their text goes nowhere: they are read where they lie.
+            let sample_ids = text_column(&batch.port, &batch.rows, "sample_id")?;
+            let texts = text_column(&batch.port, &batch.rows, "text")?;
+            let index = batch
+                .rows
+                .column_by_name("sample_index")
+                .ok_or_else(|| StageError::input(&batch.port, "column `sample_index` is missing"))?;
+            let index = arrow::compute::cast(index, &DataType::UInt32)?;
+            let index = index.as_primitive::<UInt32Type>();
+            let judged = batch.lookups.get("verdicts").ok_or_else(|| StageError::input("verdicts", "not connected"))?;
+            let verdicts = text_column("verdicts", &judged.rows, "verdict")?;
+            let flaky = judged
+                .rows
+                .column_by_name("flaky")
+                .and_then(|column| column.as_boolean_opt())
+                .ok_or_else(|| StageError::input("verdicts", "column `flaky` is missing"))?;
             let problems = batch.lookup::<Asked>("problems")?;
             let blocks = if batch.has("blocks") { Some(batch.lookup::<Target>("blocks")?) } else { None };
             for (unit, rows) in batch.units() {
                 let first = rows.start;
-                let judged: Vec<_> = rows.map(|row| (&samples[row], verdicts.one(row))).collect();
+                let tried = |row: usize| {
+                    let verdict = judged.index[row].start as usize;
+                    let is_trusted = !(self.params.drop_flaky && flaky.value(verdict));
+                    Tried {
+                        sample_id: sample_ids.value(row),
+                        sample_index: index.value(row),
+                        text: texts.value(row).trim_matches('\n'),
+                        verdict: is_trusted.then(|| verdicts.value(verdict)),
+                    }
+                };
+                let mut samples: Vec<Tried<'_>> = rows.map(tried).collect();
                 let target = blocks.as_ref().map(|blocks| blocks.one(first));
                 let unit_id = &batch.unit_ids[unit.unit as usize];
-                match self.pairs(unit_id, &judged, problems.one(first), target) {
+                match self.pairs(unit_id, &mut samples, problems.one(first), target) {
                     Ok(examples) => out.emit(unit, &examples)?,
                     Err((reason, detail)) => out.drop(unit, reason, Some(detail))?,
                 }

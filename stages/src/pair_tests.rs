@@ -136,35 +136,26 @@ fn alpha_is_the_share_of_fill_in_the_middle() {
         prefix: String::new(),
         suffix: String::new(),
     };
-    let candidate = |id: usize, text: &str| Candidate {
-        sample_id: format!("{id}{text}"),
-        problem_id: "p".into(),
-        block_id: None,
-        sample_index: 0,
-        text: text.into(),
+    let is_fim = |id: usize| {
+        let (chosen, rejected) = (format!("{id}a"), format!("{id}b"));
+        let tried = |sample_id| Tried { sample_id, sample_index: 0, text: "a", verdict: None };
+        job.example(&problem, Some(&target), tried(&chosen), tried(&rejected)).format == "fim"
     };
-    let is_fim = |id| job.example(&problem, Some(&target), &candidate(id, "a"), &candidate(id, "b")).format == "fim";
     let share = (0..2000).filter(|&id| is_fim(id)).count();
     assert!((540..660).contains(&share), "{share} of 2000");
 }
 
 #[test]
 fn the_order_of_samples_changes_nothing() {
-    let candidates: Vec<Candidate> = SAMPLES
-        .iter()
-        .enumerate()
-        .map(|(i, (text, _))| Candidate {
-            sample_id: format!("s{i}"),
-            problem_id: "p".into(),
-            block_id: None,
-            sample_index: i as u32,
-            text: (*text).to_owned(),
-        })
-        .collect();
-    let judged: Vec<Judged> = SAMPLES
-        .iter()
-        .map(|(_, verdict)| Judged { sample_id: String::new(), verdict: (*verdict).to_owned(), flaky: false })
-        .collect();
+    let ids: Vec<String> = (0..SAMPLES.len()).map(|i| format!("s{i}")).collect();
+    let tried = |i: usize| Tried {
+        sample_id: &ids[i],
+        sample_index: i as u32,
+        text: SAMPLES[i].0.trim_matches('\n'),
+        verdict: Some(SAMPLES[i].1),
+    };
+    let mut forth: Vec<_> = (0..SAMPLES.len()).map(tried).collect();
+    let mut back: Vec<_> = forth.iter().rev().copied().collect();
     let problem = Asked {
         problem_id: "p".into(),
         question: "Do.".into(),
@@ -172,13 +163,27 @@ fn the_order_of_samples_changes_nothing() {
         tests: AskedTests { style: TestStyle::Stdio },
     };
     let job = PairJob { params: Params { rejected_when: RejectedWhen::AnyFailure, ..Params::default() } };
-    let forth: Vec<_> = candidates.iter().zip(&judged).collect();
-    let back: Vec<_> = forth.iter().rev().copied().collect();
-    assert_eq!(job.pairs("b", &forth, &problem, None), job.pairs("b", &back, &problem, None));
+    assert_eq!(job.pairs("b", &mut forth, &problem, None), job.pairs("b", &mut back, &problem, None));
 }
 
 #[test]
 fn a_share_outside_0_to_1_is_refused() {
     let error = Pair::declare(&Params { alpha: 1.5, ..Params::default() }, &InputSchemas::new()).unwrap_err();
     assert_eq!(error.to_string(), "expected a share from 0 to 1, got 1.5");
+}
+
+#[test]
+fn many_samples_are_merged_like_few() {
+    let job = PairJob { params: Params { pairs_per_target: PairsPerTarget::All, ..Params::default() } };
+    let ids: Vec<String> = (0..40).map(|i| format!("s{i}")).collect();
+    let texts = ["a = 1", "a = 2", "b = 1", "b = 22"];
+    let tried = |i: usize| Tried {
+        sample_id: &ids[i],
+        sample_index: i as u32,
+        text: texts[i % 4],
+        verdict: Some(if i % 4 < 2 { "passed" } else { "wrong" }),
+    };
+    let sides = job.sides(&mut (0..40).map(tried).collect::<Vec<_>>());
+    assert_eq!(sides.passed.iter().map(|tried| tried.sample_id).collect::<Vec<_>>(), ["s0", "s1"]);
+    assert_eq!(sides.wrong.iter().map(|tried| tried.sample_id).collect::<Vec<_>>(), ["s2", "s3"]);
 }

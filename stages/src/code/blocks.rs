@@ -213,7 +213,8 @@ fn joined(source: &str) -> String {
 fn lone_carriage_return(source: &[u8]) -> Option<usize> {
     let mut from = 0;
     while let Some(at) = source[from..].iter().position(|&byte| byte == b'\r') {
-        if source.get(from + at + 1) != Some(&b'\n') {
+        // At the very end it is what a cut left of a line break, and harmless.
+        if source.get(from + at + 1).is_some_and(|&byte| byte != b'\n') {
             return Some(from + at);
         }
         from += at + 1;
@@ -386,6 +387,7 @@ fn end_of_line(source: &[u8], byte: usize) -> usize {
     match source[byte..].iter().position(|&byte| byte == b'\n') {
         Some(at) if at > 0 && source[byte + at - 1] == b'\r' => byte + at - 1,
         Some(at) => byte + at,
+        None if source.ends_with(b"\r") && source.len() > byte => source.len() - 1,
         None => source.len(),
     }
 }

@@ -2,46 +2,53 @@
 
 use rapidfuzz::distance::levenshtein;
 
-/// One program, ready to be compared with many.
-#[derive(Debug)]
-pub struct Compared<'a> {
-    text: &'a str,
-    is_ascii: bool,
+/// The Levenshtein distance of two programs in characters.
+pub fn distance(a: &str, b: &str) -> usize {
+    below(a, b, usize::MAX).expect("a distance without a limit is found")
 }
 
-impl<'a> Compared<'a> {
-    /// Prepares a program.
-    pub fn new(text: &'a str) -> Self {
-        Self { text, is_ascii: text.is_ascii() }
-    }
-
-    /// The Levenshtein distance in characters.
-    pub fn distance(&self, other: &str) -> usize {
-        // Of ASCII, bytes are characters, and bytes are compared without hashing.
-        if self.is_ascii && other.is_ascii() {
-            levenshtein::distance(self.text.bytes(), other.bytes())
-        } else {
-            levenshtein::distance(self.text.chars(), other.chars())
-        }
+/// The distance, if it is less than `limit`. A low limit makes it cheap.
+fn below(a: &str, b: &str, limit: usize) -> Option<usize> {
+    let args = levenshtein::Args::default().score_cutoff(limit.checked_sub(1)?);
+    // Of ASCII, bytes are characters, and bytes are compared without hashing.
+    if a.is_ascii() && b.is_ascii() {
+        levenshtein::distance_with_args(a.bytes(), b.bytes(), &args)
+    } else {
+        levenshtein::distance_with_args(a.chars(), b.chars(), &args)
     }
 }
 
 /// The candidate that is nearest to `text`, the earliest among equals, and its distance in characters.
 pub fn nearest<'a>(text: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<(usize, usize)> {
-    let text = Compared::new(text);
-    candidates.into_iter().enumerate().map(|(i, candidate)| (i, text.distance(candidate))).min_by_key(|&(_, d)| d)
+    let mut best: Option<(usize, usize)> = None;
+    for (i, candidate) in candidates.into_iter().enumerate() {
+        if let Some(found) = below(text, candidate, best.map_or(usize::MAX, |(_, distance)| distance)) {
+            best = Some((i, found));
+        }
+    }
+    best
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn distances_count_characters() {
-        assert_eq!(Compared::new("kitten").distance("sitting"), 3);
-        assert_eq!(Compared::new("für").distance("fur"), 1);
-        assert_eq!(Compared::new("fur").distance("日本fur"), 2);
-        assert_eq!(Compared::new("").distance("abc"), 3);
+        assert_eq!(distance("kitten", "sitting"), 3);
+        assert_eq!(distance("für", "fur"), 1);
+        assert_eq!(distance("fur", "日本fur"), 2);
+        assert_eq!(distance("", "abc"), 3);
+    }
+
+    proptest! {
+        #[test]
+        fn the_nearest_has_the_least_distance(text in "[abé]{0,80}", candidates in prop::collection::vec("[abé]{0,80}", 0..6)) {
+            let least = candidates.iter().enumerate().map(|(i, candidate)| (distance(&text, candidate), i)).min();
+            let found = nearest(&text, candidates.iter().map(String::as_str));
+            prop_assert_eq!(found.map(|(i, distance)| (distance, i)), least);
+        }
     }
 
     #[test]
