@@ -74,6 +74,19 @@ fn open_cuda() -> Result<(), String> {
         .clone()
 }
 
+/// Returns the version of the libtorch that is running, as its folder tells.
+pub fn libtorch_version() -> Option<String> {
+    let folder = libtorch_folder()?;
+    let folder = folder.parent()?;
+    // The C++ archive and the Python wheel, which both hold the library, say it in different files.
+    if let Ok(text) = std::fs::read_to_string(folder.join("build-version")) {
+        return Some(text.trim().to_string());
+    }
+    let text = std::fs::read_to_string(folder.join("version.py")).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("__version__ = "))?;
+    Some(line.trim_matches(['\'', '"']).to_string())
+}
+
 /// Returns the folder that libtorch was loaded from, as the dynamic loader knows it.
 pub fn libtorch_folder() -> Option<PathBuf> {
     let maps = std::fs::read_to_string("/proc/self/maps").ok()?;
@@ -116,6 +129,7 @@ mod tests {
     #[test]
     fn auto_always_finds_a_device() {
         assert!(device("auto").is_ok());
+        assert!(libtorch_version().is_some_and(|version| version.starts_with("2.")));
         assert!(libtorch_folder().is_some_and(|folder| folder.join("libtorch_cpu.so").exists()));
     }
 }

@@ -70,6 +70,15 @@ pub enum ModelError {
 /// The result of everything that touches a model.
 pub type Result<T, E = ModelError> = std::result::Result<T, E>;
 
+impl From<ModelError> for ablate_stages::stage::StageError {
+    fn from(error: ModelError) -> Self {
+        match error {
+            ModelError::Io { path, source } => Self::file(path, source.to_string()),
+            other => Self::failed(other.to_string()),
+        }
+    }
+}
+
 impl ModelError {
     /// Returns a closure that adds the path to an I/O error.
     pub(crate) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self + '_ {

@@ -11,6 +11,7 @@ pub mod device;
 pub mod draw;
 pub mod error;
 pub mod head;
+pub mod kinds;
 pub mod objective;
 pub mod optimizer;
 pub mod order;
