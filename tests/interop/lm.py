@@ -3,7 +3,7 @@
 Checked for Qwen2 and Llama, with the kinds of rotary scaling that are supported, tied and untied heads:
 logits to 1e-4, greedy continuation token for token, token ids of user text, text of the chat template, and that a
 folder written by us loads in transformers with the same logits. Run by `tests/interop/run.sh`; needs the example
-`probe` of the crate `lm` (its path may be given as the first argument).
+`probe` of the crate `lm`, whose path is the argument.
 """
 
 import json
@@ -17,8 +17,7 @@ import torch
 import transformers
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-PROBE = sys.argv[1] if len(sys.argv) > 1 else str(ROOT / "target/debug/examples/probe")
+PROBE = sys.argv[1]
 SPECIALS = ["<|pad|>", "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"]
 TEXTS = [
     "def f(x):\n    return x + 1\n",
