@@ -10,6 +10,7 @@ pub mod config;
 pub mod device;
 pub mod draw;
 pub mod error;
+pub mod fresh;
 pub mod head;
 pub mod kinds;
 pub mod objective;

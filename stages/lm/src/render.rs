@@ -1,29 +1,13 @@
 //! Examples to token ids and weights.
 //!
-//! An example is segments of raw text and special tokens, with weighted byte spans. Segments are encoded apart, so no token
-//! joins a prompt and its response; user text is encoded with special-token parsing off, so a question that holds `<|im_end|>`
-//! stays text. A token takes the largest weight of the spans that its bytes overlap; a special token carries its own.
+//! An example is segments of raw text and special tokens, with weighted byte spans; [`Tokenizer::encode_segments`] says how they
+//! become tokens. Here prompt and responses come together: they are encoded apart, so no token joins them, and an example that
+//! is too long, or has a side without loss, is left out with its reason. Nothing is ever cut.
 
-use std::ops::Range;
-
-use ablate_stages::columns::{Segment, Special};
+use ablate_stages::columns::Segment;
 
 use crate::error::Result;
-
-/// What turns segments into tokens: a tokenizer, and its chat template.
-pub trait Encode {
-    /// Encodes plain text, special-token parsing off: ids, each with the bytes it stands for.
-    ///
-    /// # Errors
-    /// Where the tokenizer refuses the text.
-    fn text(&self, text: &str) -> Result<Vec<(i64, Range<usize>)>>;
-
-    /// Returns the token or tokens that play a role.
-    ///
-    /// # Errors
-    /// Where the model has no token for it.
-    fn special(&self, special: Special) -> Result<Vec<i64>>;
-}
+use crate::tokenizer::{Tokenizer, WeightedTokens};
 
 /// Tokens, each with the weight of its loss.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -32,6 +16,12 @@ pub struct Tokens {
     pub ids: Vec<i64>,
     /// `w_t`; 0 where there is no loss.
     pub weights: Vec<f32>,
+}
+
+impl From<WeightedTokens> for Tokens {
+    fn from(tokens: WeightedTokens) -> Self {
+        Self { ids: tokens.ids, weights: tokens.weights }
+    }
 }
 
 impl Tokens {
@@ -72,6 +62,8 @@ pub enum LeftOut {
     TooLong {
         /// Tokens of the longest side, its prompt included.
         tokens: usize,
+        /// Tokens allowed.
+        limit: usize,
     },
     /// A side has no token that carries weight.
     NoWeight,
@@ -89,7 +81,7 @@ impl LeftOut {
     /// Returns what exactly was found.
     pub fn detail(self) -> Option<String> {
         match self {
-            Self::TooLong { tokens } => Some(format!("{tokens} tokens")),
+            Self::TooLong { tokens, limit } => Some(format!("{tokens} tokens, at most {limit} are taken")),
             Self::NoWeight => None,
         }
     }
@@ -100,29 +92,30 @@ impl LeftOut {
 /// # Errors
 /// Where the tokenizer refuses; a model without a needed special token is named.
 pub fn render(
-    encode: &dyn Encode,
+    tokenizer: &Tokenizer,
     id: &str,
     prompt: &[Segment],
     chosen: &[Segment],
     rejected: Option<&[Segment]>,
     max_tokens: usize,
 ) -> Result<Result<Rendered, LeftOut>> {
-    let mut prompt = tokens(encode, prompt)?;
-    let mut responses = vec![tokens(encode, chosen)?];
+    let after = Tokenizer::last_special(prompt);
+    let mut prompt = Tokens::from(tokenizer.encode_segments(prompt)?);
+    let mut responses = vec![Tokens::from(tokenizer.encode_segments_after(chosen, after)?)];
     if let Some(rejected) = rejected {
-        responses.push(tokens(encode, rejected)?);
+        responses.push(tokenizer.encode_segments_after(rejected, after)?.into());
     }
     // Nothing predicts the first token of a sequence.
-    if prompt.ids.is_empty() {
-        for response in &mut responses {
-            response.weights.first_mut().map(|weight| *weight = 0.0);
+    let firsts: Vec<&mut Tokens> =
+        if prompt.ids.is_empty() { responses.iter_mut().collect() } else { vec![&mut prompt] };
+    for tokens in firsts {
+        if let Some(weight) = tokens.weights.first_mut() {
+            *weight = 0.0;
         }
-    } else {
-        prompt.weights[0] = 0.0;
     }
     let longest = responses.iter().map(|response| prompt.ids.len() + response.ids.len()).max().unwrap_or(0);
     if longest > max_tokens {
-        return Ok(Err(LeftOut::TooLong { tokens: longest }));
+        return Ok(Err(LeftOut::TooLong { tokens: longest, limit: max_tokens }));
     }
     let rendered = Rendered { id: id.to_owned(), prompt, responses };
     if (0..rendered.responses.len()).any(|side| rendered.sequence_weights(side).next().is_none()) {
@@ -131,92 +124,47 @@ pub fn render(
     Ok(Ok(rendered))
 }
 
-fn tokens(encode: &dyn Encode, segments: &[Segment]) -> Result<Tokens> {
-    let mut tokens = Tokens::default();
-    for segment in segments {
-        if let Some(special) = segment.special {
-            let weight = segment.spans.iter().map(|span| span.weight).fold(0.0, f32::max);
-            for id in encode.special(special)? {
-                tokens.ids.push(id);
-                tokens.weights.push(weight);
-            }
-        }
-        let Some(text) = segment.text.as_deref().filter(|text| !text.is_empty()) else { continue };
-        for (id, bytes) in encode.text(text)? {
-            let weight = segment
-                .spans
-                .iter()
-                .filter(|span| (span.start as usize) < bytes.end && bytes.start < span.end as usize)
-                .map(|span| span.weight)
-                .fold(0.0, f32::max);
-            tokens.ids.push(id);
-            tokens.weights.push(weight);
-        }
-    }
-    Ok(tokens)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ablate_stages::columns::Span;
+    use crate::testing;
+    use ablate_stages::columns::{Span, Special};
+    use tch::Kind;
 
-    /// Every three bytes are a token whose id is its first byte; special tokens have ids from 1000.
-    struct Triples;
-
-    impl Encode for Triples {
-        fn text(&self, text: &str) -> Result<Vec<(i64, Range<usize>)>> {
-            let bytes = text.as_bytes();
-            Ok((0..bytes.len())
-                .step_by(3)
-                .map(|start| (i64::from(bytes[start]), start..(start + 3).min(bytes.len())))
-                .collect())
-        }
-
-        fn special(&self, special: Special) -> Result<Vec<i64>> {
-            Ok(match special {
-                Special::AssistantStart => vec![1001, 1002],
-                _ => vec![1000],
-            })
-        }
+    /// The test tokenizer: bytes, and `def` as one token.
+    fn tokenizer() -> Tokenizer {
+        let folder = tempfile::tempdir().unwrap();
+        testing::write_model(folder.path(), &testing::tiny_config(), 1, Kind::Float).unwrap();
+        Tokenizer::load(folder.path()).unwrap()
     }
 
-    fn spans(text: &str, spans: &[(u32, u32, f32)]) -> Segment {
-        let spans = spans.iter().map(|&(start, end, weight)| Span { start, end, weight }).collect();
-        Segment { spans, ..Segment::text(text) }
+    fn rendered(prompt: &[Segment], chosen: &[Segment], max_tokens: usize) -> Result<Rendered, LeftOut> {
+        render(&tokenizer(), "x", prompt, chosen, None, max_tokens).unwrap()
     }
 
     #[test]
     fn a_token_takes_the_largest_weight_of_the_spans_it_overlaps() {
-        let segments = [spans("abcdefghi", &[(2, 4, 0.5), (3, 4, 2.0), (8, 9, 1.0)])];
-        let found = tokens(&Triples, &segments).unwrap();
-        assert_eq!(found.ids, [97, 100, 103]);
-        assert_eq!(found.weights, [0.5, 2.0, 1.0]);
-        assert_eq!(found.run_len(), 2);
+        let spans = [(1, 2, 0.5), (2, 3, 2.0), (4, 5, 1.0)];
+        let spans = spans.map(|(start, end, weight)| Span { start, end, weight }).into();
+        let chosen = Segment { spans, ..Segment::text("def f") };
+        let found = rendered(&[Segment::special(Special::FimMiddle)], &[chosen], 9).unwrap();
+        assert_eq!(found.responses[0].weights, [2.0, 0.0, 1.0]);
+        assert_eq!(found.responses[0].run_len(), 2);
     }
 
     #[test]
-    fn segments_are_encoded_apart_and_specials_carry_their_own_weight() {
-        let segments = [
-            Segment::text("ab"),
-            Segment::special(Special::AssistantStart),
-            Segment::target("c"),
-            Segment::special_target(Special::End),
-        ];
-        let found = tokens(&Triples, &segments).unwrap();
-        assert_eq!(found.ids, [97, 1001, 1002, 99, 1000]);
-        assert_eq!(found.weights, [0.0, 0.0, 0.0, 1.0, 1.0]);
-    }
-
-    fn rendered(prompt: &[Segment], chosen: &[Segment], max_tokens: usize) -> Result<Rendered, LeftOut> {
-        render(&Triples, "x", prompt, chosen, None, max_tokens).unwrap()
+    fn prompt_and_response_are_encoded_apart() {
+        let found = rendered(&[Segment::text("de")], &[Segment::target("f"), Segment::special_target(Special::End)], 9);
+        let found = found.unwrap();
+        assert_eq!((found.prompt.ids.len(), found.responses[0].ids.len()), (1, 2));
+        assert_eq!(found.responses[0].weights, [1.0, 1.0]);
     }
 
     #[test]
     fn an_example_too_long_is_left_out_and_never_cut() {
-        let (prompt, chosen) = ([Segment::text("abcdef")], [Segment::target("abcd")]);
-        assert_eq!(rendered(&prompt, &chosen, 3), Err(LeftOut::TooLong { tokens: 4 }));
-        assert_eq!(rendered(&prompt, &chosen, 4).unwrap().responses[0].ids.len(), 2);
+        let (prompt, chosen) = ([Segment::text("xyz")], [Segment::target("abcd")]);
+        assert_eq!(rendered(&prompt, &chosen, 6), Err(LeftOut::TooLong { tokens: 7, limit: 6 }));
+        assert_eq!(rendered(&prompt, &chosen, 7).unwrap().responses[0].ids.len(), 4);
     }
 
     #[test]
@@ -226,9 +174,9 @@ mod tests {
 
     #[test]
     fn the_first_token_of_a_sequence_carries_no_weight() {
-        let found = rendered(&[Segment::target("abcdef")], &[Segment::target("x")], 9).unwrap();
+        let found = rendered(&[Segment::target("xy")], &[Segment::target("z")], 9).unwrap();
         assert_eq!(found.prompt.weights, [0.0, 1.0]);
-        let alone = rendered(&[], &[Segment::target("abcdef")], 9).unwrap();
+        let alone = rendered(&[], &[Segment::target("xy")], 9).unwrap();
         assert_eq!(alone.responses[0].weights, [0.0, 1.0]);
     }
 }

@@ -81,7 +81,16 @@ pub struct Saving {
     pub every: Duration,
 }
 
-/// Trains the model in place and returns the rows of metrics, one a step.
+/// What a finished run leaves.
+#[derive(Debug)]
+pub struct Trained {
+    /// The trained weights in fp32, by name.
+    pub weights: BTreeMap<String, Tensor>,
+    /// A row a step.
+    pub metrics: Vec<TrainStep>,
+}
+
+/// Trains the model in place.
 ///
 /// `on_step` sees every row as it is made, with the number of steps in all.
 ///
@@ -95,7 +104,7 @@ pub fn train(
     saving: Option<&Saving>,
     cancel: &Cancel,
     mut on_step: impl FnMut(&TrainStep, u64),
-) -> Result<Vec<TrainStep>, TrainError> {
+) -> Result<Trained, TrainError> {
     let objective = objective::build(&params.objective);
     model.set_trainable(true)?;
     device::set_threads(threads);
@@ -152,7 +161,8 @@ pub fn train(
         }
     }
     model.set_trainable(false)?;
-    Ok(progress.metrics)
+    let weights = run.optimizer.masters().map(|(name, tensor)| (name.to_owned(), tensor.shallow_clone())).collect();
+    Ok(Trained { weights, metrics: progress.metrics })
 }
 
 /// Computes the loss of examples as one batch and the gradient of every parameter, and changes nothing: what a comparison with

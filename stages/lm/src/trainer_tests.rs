@@ -62,7 +62,7 @@ fn weights(model: &Transformer) -> BTreeMap<String, Vec<u32>> {
 }
 
 fn run(model: &Transformer, data: &Data, params: &Params) -> Vec<TrainStep> {
-    train(model, data, params, 1, None, &Cancel::default(), |_, _| {}).unwrap()
+    train(model, data, params, 1, None, &Cancel::default(), |_, _| {}).unwrap().metrics
 }
 
 #[test]
@@ -179,7 +179,8 @@ fn a_run_stopped_and_resumed_ends_with_the_same_bits() {
         let rows = train(&resumed, &data, &params, 1, Some(&saving), &Cancel::default(), |row, _| {
             first.get_or_insert(row.step);
         })
-        .unwrap();
+        .unwrap()
+        .metrics;
         assert_eq!(first, Some(10), "the nine steps before are not run again");
         assert_eq!(weights(&resumed), weights(&straight));
         let losses = |rows: &[TrainStep]| rows.iter().map(|row| row.loss.map(f64::to_bits)).collect::<Vec<_>>();

@@ -3,6 +3,9 @@
 mod complete;
 pub mod fim_generate;
 pub mod generate;
+pub mod new_model;
+pub mod reference;
+pub mod train;
 
 use std::path::PathBuf;
 
@@ -23,6 +26,9 @@ pub fn open(stage: &dyn BoundStage, cx: &OpenContext) -> Result<Job, StageError>
     match stage.kind().name() {
         ablate_stages::fim_generate::FimGenerate::NAME => fim_generate::open(params(stage)?, cx),
         ablate_stages::generate::Generate::NAME => generate::open(params(stage)?, cx),
+        ablate_stages::new_model::NewModel::NAME => new_model::open(params(stage)?, cx),
+        ablate_stages::reference::Reference::NAME => reference::open(params(stage)?, cx),
+        ablate_stages::train::Train::NAME => train::open(params(stage)?, cx),
         other => {
             Err(StageError::failed(format!("ablate-lm does not serve the kind `{other}`; `ablate` runs it itself")))
         }
@@ -84,3 +90,5 @@ fn failed(error: ModelError) -> StageError {
 
 #[cfg(test)]
 mod complete_tests;
+#[cfg(test)]
+mod tests;
