@@ -122,7 +122,7 @@ impl Stage for NewModel {
     const VERSION: u32 = 1;
     const ABOUT: &'static str = "makes an untrained model with a tokenizer learned from the text of examples";
     const EXAMPLE: &'static str = r"
-problems: { use: synthesize, with: { split: base, count: 50 } }
+problems: { use: synthesize, with: { split: base, count: 50, seed: 1 } }
 documents: { use: documents, from: problems }
 fresh: { use: new-model, from: { examples: documents }, with: { hidden_size: 32, intermediate_size: 64, num_hidden_layers: 2, vocab_size: 300 } }
 ";

@@ -265,9 +265,9 @@ impl Stage for Train {
     const ABOUT: &'static str =
         "trains a model on weighted spans of examples: preference pairs (`dpo`) or single responses (`sft`)";
     const EXAMPLE: &'static str = r"
-problems: { use: synthesize, with: { split: align, count: 20 } }
-base: { use: model, with: { path: examples/models/tiny } }
-blocks: { use: segment, from: problems }
+problems: { use: synthesize, with: { split: align, count: 20, seed: 1 } }
+base: { use: model, with: { path: ../examples/models/tiny } }
+blocks: { use: segment, from: problems, with: { full: false } }
 middles: { use: fim-generate, from: { blocks: blocks, problems: problems, model: base } }
 verdicts: { use: execute, from: { programs: middles, problems: problems } }
 pairs: { use: pair, from: { verdicts: verdicts, samples: middles, blocks: blocks, problems: problems } }
