@@ -19,6 +19,9 @@ use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+/// Below this a batch would cost as much to commit as to do.
+const LEAST_S: f64 = 0.2;
+
 /// A table in memory, whose rows are named by batch and row.
 #[derive(Debug)]
 pub(super) struct Rows {
@@ -230,9 +233,9 @@ impl MapWork {
                 return Ok(None);
             }
             // The first batch is small and measures; later ones take about the target time, and leave work for the others at the end.
-            let by_time = state.seconds_per_unit.map_or(32, |s| (self.target_s / s.max(1e-6)) as usize);
-            let fair = state.pending.len().div_ceil(2 * workers.max(1));
-            let size = by_time.clamp(1, 8192).min(fair.max(8)).min(state.pending.len());
+            let within = |seconds: f64| state.seconds_per_unit.map_or(32, |s| (seconds / s.max(1e-6)) as usize);
+            let fair = state.pending.len().div_ceil(2 * workers.max(1)).max(within(LEAST_S));
+            let size = within(self.target_s).min(fair).clamp(1, 8192).min(state.pending.len());
             let at = state.pending.len() - size;
             let mut members = state.pending.split_off(at);
             members.reverse();

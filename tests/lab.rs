@@ -1,0 +1,88 @@
+//! A folder with pipelines and a cache of its own, and the command `ablate` in it.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+/// The folder.
+pub(crate) struct Lab {
+    folder: tempfile::TempDir,
+}
+
+/// What a command came to.
+pub(crate) struct Ran {
+    pub(crate) code: i32,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+impl Lab {
+    pub(crate) fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        std::fs::create_dir(folder.path().join("pipelines")).expect("a folder in it");
+        // Where the examples of kinds look for files: beside the folder of pipelines.
+        std::os::unix::fs::symlink(repository().join("examples"), folder.path().join("examples")).expect("a link in it");
+        Self { folder }
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join("pipelines").join(name)
+    }
+
+    pub(crate) fn write(&self, name: &str, text: &str) {
+        std::fs::write(self.path(name), text).expect("writing into the lab");
+    }
+
+    /// The command with these arguments; its cache is in the lab.
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ablate"));
+        command.args(arguments).current_dir(self.path("")).env("ABLATE_CACHE", self.path("cache"));
+        command
+    }
+
+    pub(crate) fn ablate(&self, arguments: &[&str]) -> Ran {
+        ran(&self.command(arguments).output().expect("the command starts"))
+    }
+
+    /// As [`Lab::ablate`], of a command that has to end well.
+    pub(crate) fn ok(&self, arguments: &[&str]) -> Ran {
+        let ran = self.ablate(arguments);
+        assert_eq!(ran.code, 0, "ablate {arguments:?}\n{}\n{}", ran.stdout, ran.stderr);
+        ran
+    }
+
+    /// Runs a pipeline; the events of the run.
+    pub(crate) fn run(&self, pipeline: &str, more: &[&str]) -> Vec<serde_json::Value> {
+        let arguments: Vec<&str> = ["run", pipeline, "--format", "json"].iter().chain(more).copied().collect();
+        events(&self.ok(&arguments).stdout)
+    }
+
+    /// A table as sorted JSON lines: what it means, whatever the order of its rows.
+    pub(crate) fn rows(&self, pipeline: &str, stage: &str) -> Vec<String> {
+        let shown = self.ok(&["show", pipeline, stage, "--rows", "1000000", "--format", "json"]);
+        let mut rows: Vec<String> = shown.stdout.lines().map(str::to_owned).collect();
+        rows.sort();
+        rows
+    }
+}
+
+pub(crate) fn ran(output: &Output) -> Ran {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    Ran { code: output.status.code().unwrap_or(-1), stdout: text(&output.stdout), stderr: text(&output.stderr) }
+}
+
+pub(crate) fn events(stdout: &str) -> Vec<serde_json::Value> {
+    stdout.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+}
+
+/// The stages of these events, sorted.
+pub(crate) fn stages(events: &[serde_json::Value], event: &str) -> Vec<String> {
+    let of = events.iter().filter(|e| e["event"] == event);
+    let mut stages: Vec<String> = of.filter_map(|e| e["stage"].as_str().map(str::to_owned)).collect();
+    stages.sort();
+    stages
+}
+
+/// The folder of the repository.
+pub(crate) fn repository() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}

@@ -1,0 +1,151 @@
+//! Running, planning and showing, as a user does.
+
+use crate::lab::{Lab, stages};
+
+const PIPELINE: &str = r#"
+name: small
+vars: { longest: 600 }
+stages:
+  problems: { use: load, with: { path: problems.jsonl } }
+  clean:    { use: filter, from: problems, with: { where: "solution|length < longest|default(600)" } }
+  blocks:   { use: segment, from: clean, with: { kinds: [if, for] } }
+  programs: { use: references, from: clean }
+"#;
+
+/// A lab with a pipeline over some generated problems, written out as JSON lines.
+pub(crate) fn lab() -> Lab {
+    let lab = Lab::new();
+    lab.write(
+        "make.yaml",
+        "name: make\nstages: { made: { use: synthesize, with: { split: align, count: 60, seed: 5 } } }\n",
+    );
+    lab.run("make.yaml", &[]);
+    lab.ok(&["export", "make.yaml", "made", "problems.jsonl"]);
+    lab.write("small.yaml", &PIPELINE.replace("longest|default(600)", "600").replace("vars: { longest: 600 }\n", ""));
+    lab
+}
+
+#[test]
+fn a_second_run_does_nothing_and_prints_the_same_plan() {
+    let lab = lab();
+    let first = lab.run("small.yaml", &[]);
+    assert_eq!(stages(&first, "stage_finished"), ["blocks", "clean", "problems", "programs"]);
+    let second = lab.run("small.yaml", &[]);
+    assert_eq!(stages(&second, "stage_started"), [""; 0]);
+    assert_eq!(stages(&second, "stage_cached"), ["blocks", "clean", "problems", "programs"]);
+    assert!(lab.ok(&["plan", "small.yaml"]).stdout.ends_with("0 of 4 stages to run\n"));
+}
+
+#[test]
+fn a_changed_parameter_reruns_what_depends_on_it_and_the_plan_says_why() {
+    let lab = lab();
+    lab.run("small.yaml", &[]);
+    let set = ["--set", "blocks.def_filter=none"];
+    let plan = lab.ok(&["plan", "small.yaml", set[0], set[1]]).stdout;
+    assert!(plan.contains(r#"def_filter "dunder" -> "none""#), "{plan}");
+    assert!(plan.ends_with("1 of 4 stages to run\n"), "{plan}");
+    assert_eq!(stages(&lab.run("small.yaml", &set), "stage_started"), ["blocks"]);
+}
+
+#[test]
+fn equal_rows_rerun_nothing_below() {
+    let lab = lab();
+    lab.run("small.yaml", &[]);
+    let again = lab.run("small.yaml", &["--set", r#"clean.where="solution|length < 600 and true""#]);
+    assert_eq!(stages(&again, "stage_finished"), ["clean"]);
+    assert_eq!(stages(&again, "stage_cached"), ["blocks", "problems", "programs"]);
+}
+
+#[test]
+fn a_shuffled_file_reruns_the_load_alone_and_an_edited_row_its_own_units() {
+    let lab = lab();
+    lab.run("small.yaml", &[]);
+    let text = std::fs::read_to_string(lab.path("problems.jsonl")).expect("exported above");
+    let mut lines: Vec<&str> = text.lines().collect();
+    lines.reverse();
+    lab.write("problems.jsonl", &lines.join("\n"));
+    assert_eq!(stages(&lab.run("small.yaml", &[]), "stage_finished"), ["problems"]);
+
+    let edited = lines[7].replacen("\"question\":\"", "\"question\":\"Please: ", 1);
+    assert_ne!(edited, lines[7]);
+    lines[7] = &edited;
+    lab.write("problems.jsonl", &lines.join("\n"));
+    let events = lab.run("small.yaml", &[]);
+    let clean = events.iter().find(|e| e["event"] == "stage_finished" && e["stage"] == "clean").expect("it ran");
+    assert_eq!(clean["units_run"], 1, "{clean}");
+    // `segment` does not read the question: its rows stay as they are.
+    assert_eq!(stages(&events, "stage_finished"), ["clean", "problems"]);
+}
+
+#[test]
+fn every_mistake_is_told_at_once_and_nothing_runs() {
+    let lab = lab();
+    let broken = PIPELINE.replace("use: segment", "use: segmnt").replace("from: problems", "from: problms");
+    lab.write("broken.yaml", &broken);
+    let ran = lab.ablate(&["run", "broken.yaml"]);
+    assert_eq!(ran.code, 3, "{}", ran.stderr);
+    for words in ["segmnt", "did you mean `segment`", "problms", "did you mean `problems`", "longest"] {
+        assert!(ran.stderr.contains(words), "{words}: {}", ran.stderr);
+    }
+}
+
+#[test]
+fn a_failing_stage_stops_what_depends_on_it_alone() {
+    let lab = lab();
+    let pipeline = format!("{PIPELINE}  bad: {{ use: load, with: {{ path: bad.jsonl }} }}\n  below: {{ use: references, from: bad }}\n");
+    lab.write("bad.jsonl", "{\"problem_id\": \"a\"\n");
+    lab.write("half.yaml", &pipeline.replace("longest|default(600)", "600").replace("vars: { longest: 600 }\n", ""));
+    let ran = lab.ablate(&["run", "half.yaml", "--format", "json"]);
+    assert_eq!(ran.code, 4, "{}", ran.stderr);
+    let events = crate::lab::events(&ran.stdout);
+    assert_eq!(stages(&events, "stage_failed"), ["bad"]);
+    assert_eq!(stages(&events, "stage_skipped"), ["below"]);
+    assert_eq!(stages(&events, "stage_finished"), ["blocks", "clean", "problems", "programs"]);
+    assert!(ran.stderr.contains("bad.jsonl"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("line 1"), "{}", ran.stderr);
+}
+
+#[test]
+fn a_smoke_run_is_small_and_marked_and_never_taken_for_a_whole_one() {
+    let lab = lab();
+    let smoke = lab.run("small.yaml", &["--limit", "5"]);
+    let problems = smoke.iter().find(|e| e["event"] == "stage_finished" && e["stage"] == "problems").expect("it ran");
+    assert_eq!(problems["rows"], 5);
+    assert!(lab.ok(&["plan", "small.yaml", "--limit", "5"]).stdout.starts_with("smoke run: --limit 5\n"));
+    assert_eq!(stages(&lab.run("small.yaml", &[]), "stage_finished").len(), 4);
+}
+
+#[test]
+fn without_the_worker_for_language_models_nothing_begins() {
+    let lab = lab();
+    let stages = "  papers: { use: documents, from: problems }\n  fresh: { use: new-model, from: papers }\n";
+    lab.write("lm.yaml", &format!("{}{stages}", PIPELINE.replace("longest|default(600)", "600")));
+    let output = lab.command(&["run", "lm.yaml", "--format", "json"]).env("ABLATE_LM", lab.path("none")).output();
+    let ran = crate::lab::ran(&output.expect("the command starts"));
+    assert_eq!(ran.code, 5, "{}", ran.stderr);
+    assert!(ran.stderr.contains("cargo build --release -p lm"), "{}", ran.stderr);
+    assert_eq!(ran.stdout, "", "nothing ran");
+}
+
+#[test]
+fn the_runner_does_not_need_libtorch() {
+    let binary = std::fs::read(env!("CARGO_BIN_EXE_ablate")).expect("the command is built");
+    for library in ["libtorch.so", "libtorch_cpu.so", "libc10.so"] {
+        let found = binary.windows(library.len()).any(|bytes| bytes == library.as_bytes());
+        assert!(!found, "the runner names {library}");
+    }
+}
+
+#[test]
+fn what_is_exported_is_what_is_shown() {
+    let lab = lab();
+    lab.run("small.yaml", &[]);
+    lab.ok(&["export", "small.yaml", "blocks", "blocks.jsonl"]);
+    let text = std::fs::read_to_string(lab.path("blocks.jsonl")).expect("exported");
+    let mut lines: Vec<&str> = text.lines().collect();
+    lines.sort_unstable();
+    assert_eq!(lines, lab.rows("small.yaml", "blocks"));
+    assert!(lines.len() > 100, "{}", lines.len());
+    let refused = lab.ablate(&["export", "small.yaml", "blocks", "blocks.jsonl"]);
+    assert_eq!(refused.code, 2, "an existing file is never written over: {}", refused.stderr);
+}
