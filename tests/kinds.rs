@@ -44,6 +44,7 @@ fn every_shipped_pipeline_has_no_mistakes() {
 
 fn indent(example: &str) -> String {
     let lines: Vec<&str> = example.lines().filter(|line| line.trim() != "stages:").collect();
-    let least = lines.iter().filter(|l| !l.trim().is_empty()).map(|l| l.len() - l.trim_start().len()).min().unwrap_or(0);
+    let least =
+        lines.iter().filter(|l| !l.trim().is_empty()).map(|l| l.len() - l.trim_start().len()).min().unwrap_or(0);
     lines.iter().map(|line| format!("  {}\n", line.get(least..).unwrap_or_default())).collect()
 }

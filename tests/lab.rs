@@ -20,7 +20,8 @@ impl Lab {
         let folder = tempfile::tempdir().expect("a temporary folder");
         std::fs::create_dir(folder.path().join("pipelines")).expect("a folder in it");
         // Where the examples of kinds look for files: beside the folder of pipelines.
-        std::os::unix::fs::symlink(repository().join("examples"), folder.path().join("examples")).expect("a link in it");
+        std::os::unix::fs::symlink(repository().join("examples"), folder.path().join("examples"))
+            .expect("a link in it");
         Self { folder }
     }
 

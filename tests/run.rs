@@ -92,7 +92,9 @@ fn every_mistake_is_told_at_once_and_nothing_runs() {
 #[test]
 fn a_failing_stage_stops_what_depends_on_it_alone() {
     let lab = lab();
-    let pipeline = format!("{PIPELINE}  bad: {{ use: load, with: {{ path: bad.jsonl }} }}\n  below: {{ use: references, from: bad }}\n");
+    let pipeline = format!(
+        "{PIPELINE}  bad: {{ use: load, with: {{ path: bad.jsonl }} }}\n  below: {{ use: references, from: bad }}\n"
+    );
     lab.write("bad.jsonl", "{\"problem_id\": \"a\"\n");
     lab.write("half.yaml", &pipeline.replace("longest|default(600)", "600").replace("vars: { longest: 600 }\n", ""));
     let ran = lab.ablate(&["run", "half.yaml", "--format", "json"]);

@@ -103,9 +103,7 @@ lengths: { use: command, from: problems, with: { run: [python3, lengths.py], fil
             });
             OutputPort::table(name, columns.collect(), "a table that the program writes")
         });
-        Ok(Declaration::whole(inputs.collect(), outputs.collect())
-            .in_place(Place::Sandbox)
-            .repeatable(Repeatable::No))
+        Ok(Declaration::whole(inputs.collect(), outputs.collect()).in_place(Place::Sandbox).repeatable(Repeatable::No))
     }
 
     fn open(params: &Params, cx: &OpenContext) -> Result<Job, StageError> {
@@ -152,15 +150,13 @@ impl WholeJob for Run {
 impl Run {
     fn wait(&self) -> Result<(), StageError> {
         let program = &self.run[0];
-        let mut child = Program::new(program)
-            .args(&self.run[1..])
-            .current_dir(&self.folder)
-            .stdin(Stdio::null())
-            .spawn()
-            .map_err(|error| StageError::Missing {
-                what: format!("the program `{program}`"),
-                fix: format!("{error}; install it, or name it by its whole path in `run`"),
-            })?;
+        let mut child =
+            Program::new(program).args(&self.run[1..]).current_dir(&self.folder).stdin(Stdio::null()).spawn().map_err(
+                |error| StageError::Missing {
+                    what: format!("the program `{program}`"),
+                    fix: format!("{error}; install it, or name it by its whole path in `run`"),
+                },
+            )?;
         loop {
             if let Some(status) = child.try_wait()? {
                 let words = format!("`{}` ended with {status} (see `ablate logs`)", self.run.join(" "));

@@ -5,6 +5,7 @@
 
 pub mod code;
 pub mod columns;
+pub mod command;
 pub mod curriculum_sort;
 pub mod dedupe;
 pub mod documents;
@@ -14,6 +15,7 @@ pub mod fim_generate;
 pub mod generate;
 pub mod job;
 pub mod load;
+pub mod model;
 pub mod new_model;
 pub mod pair;
 pub mod random;
@@ -34,6 +36,7 @@ use stage::AnyStage;
 /// Every kind there is. The one list, a line a kind.
 #[rustfmt::skip]
 pub const STAGES: &[&dyn AnyStage] = &[
+    &command::Command,
     &curriculum_sort::CurriculumSort,
     &dedupe::Dedupe,
     &documents::Documents,
@@ -42,6 +45,7 @@ pub const STAGES: &[&dyn AnyStage] = &[
     &fim_generate::FimGenerate,
     &generate::Generate,
     &load::Load,
+    &model::Model,
     &new_model::NewModel,
     &pair::Pair,
     &reference::Reference,

@@ -102,9 +102,15 @@ mod tests {
         let qwen = r#"{"architectures": ["Qwen2ForCausalLM"]}"#;
         let whole = [("config.json", qwen), ("tokenizer.json", "{}"), ("model.safetensors", "")];
         assert_eq!(problem(&whole), "none");
-        assert!(problem(&whole[..1]).ends_with("lacks tokenizer.json, *.safetensors (weights in other formats are not read)"));
+        assert!(
+            problem(&whole[..1])
+                .ends_with("lacks tokenizer.json, *.safetensors (weights in other formats are not read)")
+        );
         let gpt = [("config.json", r#"{"architectures": ["GPT2LMHeadModel"]}"#), whole[1], whole[2]];
-        assert!(problem(&gpt).ends_with("expected an architecture among Qwen2ForCausalLM, LlamaForCausalLM, found GPT2LMHeadModel"));
+        assert!(
+            problem(&gpt)
+                .ends_with("expected an architecture among Qwen2ForCausalLM, LlamaForCausalLM, found GPT2LMHeadModel")
+        );
         let broken = [("config.json", "{"), whole[1], whole[2]];
         assert!(problem(&broken).contains("config.json: expected JSON"));
     }
