@@ -10,6 +10,7 @@ pub mod curriculum_sort;
 pub mod dedupe;
 pub mod documents;
 pub mod eval;
+pub mod execute;
 pub mod filter;
 pub mod fim_generate;
 pub mod generate;
@@ -22,6 +23,7 @@ pub mod random;
 pub mod reference;
 pub mod references;
 pub mod sandbox;
+pub mod score;
 pub mod segment;
 pub mod stage;
 pub mod synthesize;
@@ -42,6 +44,7 @@ pub const STAGES: &[&dyn AnyStage] = &[
     &documents::Documents,
     &eval::Eval,
     &filter::Filter,
+    &execute::Execute,
     &fim_generate::FimGenerate,
     &generate::Generate,
     &load::Load,
@@ -50,6 +53,7 @@ pub const STAGES: &[&dyn AnyStage] = &[
     &pair::Pair,
     &reference::Reference,
     &references::References,
+    &score::Score,
     &segment::Segment,
     &synthesize::Synthesize,
     &take::Take,

@@ -108,7 +108,7 @@ pub(crate) fn run_map_batch(
         others.iter().map(|(port, table)| ((*port).to_owned(), table.clone())).collect();
     let known: InputSchemas = tables.iter().map(|(port, table)| (port.clone(), columns(table))).collect();
     // The name of the rows port is not known before the declaration, which may want its columns; so every name it could have is tried.
-    let port = ["problems", "samples", "blocks", "rows"]
+    let port = ["problems", "samples", "blocks", "rows", "programs"]
         .into_iter()
         .find(|&port| {
             let mut inputs = known.clone();
