@@ -3,11 +3,14 @@
 //! [`located`] reads YAML as written, with places; [`file`] says what the keys mean and applies `--set`; [`vars`] puts vars in;
 //! [`params`] checks `with:` blocks; [`resolve`] binds kinds, connects ports and expands uses. Nothing here touches a cache, runs
 //! anything or stops at the first mistake: every [`error::Problem`] is collected with its place.
+//! [`reference`] and [`json_schema`] write down what may stand in a file.
 
 pub mod error;
 pub mod file;
+pub mod json_schema;
 pub mod located;
 pub mod params;
+pub mod reference;
 pub mod resolve;
 #[cfg(test)]
 pub(crate) mod testing;

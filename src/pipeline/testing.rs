@@ -22,7 +22,7 @@ macro_rules! kind {
             const NAME: &'static str = $name;
             const VERSION: u32 = 1;
             const ABOUT: &'static str = "For tests.";
-            const EXAMPLE: &'static str = "";
+            const EXAMPLE: &'static str = concat!("it: { use: ", $name, " }");
             fn declare($with: &Self::Params, $inputs: &InputSchemas) -> Result<Declaration, SchemaError> {
                 $declare
             }

@@ -1,0 +1,54 @@
+# The two commands of the README are `make quickstart` and `make test`. They need Rust, a C++ compiler, make and Python 3 with pip.
+
+PYTHON ?= python3
+CARGO ?= cargo
+TORCH_FOLDER := .libtorch
+TORCH_PACKAGES := torch==2.11.0 nvidia-cuda-runtime==13.0.* nvidia-cuda-cupti==13.0.*
+TORCH_STAMP := $(TORCH_FOLDER)/complete
+ABLATE := target/release/ablate
+
+.PHONY: help quickstart build test libtorch generate interop bench
+
+help:
+	@echo "make quickstart   build, and align the tiny model: pipelines/quickstart.yaml"
+	@echo "make test         all tests that need no network"
+	@echo "make generate     renew pipelines/README.md and pipelines/pipeline.schema.json"
+	@echo "make interop      tests against other libraries, in a virtual environment of their own"
+	@echo "make bench        measurements beside other programs"
+	@echo "make libtorch     fetch libtorch into $(TORCH_FOLDER), unless LIBTORCH says where it is"
+
+quickstart: build
+	$(ABLATE) run pipelines/quickstart.yaml
+
+build: libtorch
+	$(CARGO) build --release -p ablate -p lm
+
+test: libtorch
+	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
+		$(CARGO) nextest run --workspace; \
+	else \
+		$(CARGO) test --workspace --lib --bins --tests; \
+	fi
+
+# The wheel of PyTorch is the library; nothing of Python is used of it. The stamp is written last, so an interrupted fetch is done again.
+ifdef LIBTORCH
+libtorch:
+	@echo "libtorch: taking LIBTORCH=$(LIBTORCH)"
+else
+libtorch: $(TORCH_STAMP)
+
+$(TORCH_STAMP):
+	rm -rf $(TORCH_FOLDER)
+	$(PYTHON) -m pip install --no-deps --target $(TORCH_FOLDER) $(foreach package,$(TORCH_PACKAGES),'$(package)')
+	touch $@
+endif
+
+# Written from the types that read a pipeline; a test compares them.
+generate:
+	ABLATE_GENERATE=1 $(CARGO) test -q -p ablate generated_files_are_up_to_date
+
+interop:
+	tests/interop/run
+
+bench:
+	bench/run
