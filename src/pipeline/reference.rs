@@ -203,12 +203,7 @@ impl<'a> Walk<'a> {
                 Some(items) => format!("list of {}", self.words(items)),
                 None => "list".into(),
             },
-            "object" => match (schema["properties"].as_object(), schema["required"].as_array()) {
-                (Some(properties), Some(required)) if properties.len() == 1 && required.len() == 1 => {
-                    format!("`{}: {{..}}`", required[0].as_str().unwrap_or_default())
-                }
-                _ => "map".into(),
-            },
+            "object" => "map".into(),
             other => other.to_owned(),
         };
         match &schema["type"] {
@@ -219,6 +214,14 @@ impl<'a> Walk<'a> {
             }
             _ => "any value".into(),
         }
+    }
+}
+
+/// The tag of an externally tagged alternative: its only property, which it requires.
+fn tag(schema: &Value) -> Option<&str> {
+    match (schema["properties"].as_object(), schema["required"].as_array()) {
+        (Some(properties), Some(required)) if properties.len() == 1 && required.len() == 1 => required[0].as_str(),
+        _ => None,
     }
 }
 
@@ -307,6 +310,7 @@ pub fn kind_markdown(kind: &KindReference) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pipeline::json_schema::json_schema;
     use crate::pipeline::testing::{FimGenerate, Train};
 
     #[test]
@@ -318,7 +322,7 @@ mod tests {
     learning_rate | number | false
     objective | `sft: {..}`, `dpo: {..}` | true
     objective.sft | map | true
-    objective.dpo | `beta: {..}` | true
+    objective.dpo | map | true
     objective.dpo.beta | number | true
     "#);
     }
@@ -328,5 +332,22 @@ mod tests {
         let text = kind_markdown(&describe(&FimGenerate));
         assert!(text.contains("| `samples` | whole number | `5` | Samples a block. |"), "{text}");
         assert!(text.contains("| `problems` | table, looked up by `problem_id` |"), "{text}");
+    }
+
+    /// Compares with what is in the tree; with `ABLATE_GENERATE` set (`make generate`), writes it.
+    #[test]
+    fn generated_files_are_up_to_date() {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("pipelines");
+        let mut schema = serde_json::to_string_pretty(&json_schema(ablate_stages::STAGES)).unwrap();
+        schema.push('\n');
+        for (name, text) in [("README.md", markdown(ablate_stages::STAGES)), ("pipeline.schema.json", schema)] {
+            let file = folder.join(name);
+            if std::env::var_os("ABLATE_GENERATE").is_some() {
+                std::fs::write(&file, text).unwrap();
+            } else {
+                let there = std::fs::read_to_string(&file).unwrap_or_default();
+                assert!(there == text, "pipelines/{name} is not up to date; renew it: make generate");
+            }
+        }
     }
 }
