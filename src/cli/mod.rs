@@ -1,12 +1,16 @@
 //! The command line: one file a command. Here alone is anything printed to standard output: data; talk goes to standard error.
 
 mod cache;
+mod check;
 mod compare;
 mod export;
 mod logs;
+mod new;
 mod plan;
 mod run;
+mod schema;
 mod show;
+mod stages;
 
 use crate::cache::{Cache, find_root};
 use crate::pipeline::Problems;
@@ -46,6 +50,14 @@ enum Command {
     Run(run::Args),
     /// Says of each stage whether it would run, and why
     Plan(plan::Args),
+    /// Says what is wrong with a pipeline, all at once; runs nothing
+    Check(check::Args),
+    /// Lists the kinds of stages, or describes one
+    Stages(stages::Args),
+    /// Prints the JSON Schema of a pipeline file, for completion in editors
+    Schema(schema::Args),
+    /// Writes a commented pipeline to start from
+    New(new::Args),
     /// Shows rows of a stage's output
     Show(show::Args),
     /// Writes a stage's output as Parquet, JSON lines or a model folder
@@ -135,6 +147,10 @@ pub fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Run(args) => run::run(&args),
         Command::Plan(args) => plan::run(&args),
+        Command::Check(args) => check::run(&args),
+        Command::Stages(args) => stages::run(&args),
+        Command::Schema(args) => schema::run(&args),
+        Command::New(args) => new::run(&args),
         Command::Show(args) => show::run(&args),
         Command::Export(args) => export::run(&args),
         Command::Compare(args) => compare::run(&args),

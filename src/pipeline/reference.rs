@@ -190,8 +190,11 @@ impl<'a> Walk<'a> {
         }
         let several = alternatives(schema);
         if !several.is_empty() {
-            let words: Vec<String> =
-                several.iter().map(|schema| self.words(schema)).filter(|words| words != "nothing").collect();
+            let word = |schema: &&'a Value| match tag(self.target(schema)) {
+                Some(tag) => format!("`{tag}: {{..}}`"),
+                None => self.words(schema),
+            };
+            let words: Vec<String> = several.iter().map(word).collect();
             return words.join(", ");
         }
         let one = |name: &str| match name {
