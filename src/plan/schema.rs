@@ -211,3 +211,34 @@ pub fn words(data_type: &DataType) -> String {
         other => other.to_string().to_lowercase(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The shipped pipelines, with stand-ins for data that is not in the tree.
+    #[test]
+    fn every_shipped_pipeline_passes_check() {
+        let dir = tempfile::tempdir().unwrap();
+        let empty = dir.path().join("empty.jsonl");
+        std::fs::write(&empty, "").unwrap();
+        let folder = dir.path().display().to_string();
+        let mut checked = 0;
+        for entry in std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("pipelines")).unwrap() {
+            let file = entry.unwrap().path();
+            if file.extension().is_none_or(|extension| extension != "yaml") {
+                continue;
+            }
+            let sets = match file.file_stem().and_then(|stem| stem.to_str()) {
+                Some("structurecoder") => vec![format!("apps={folder}"), format!("apps_test={folder}")],
+                Some("judge") => vec![format!("problems={}", empty.display()), format!("samples={}", empty.display())],
+                _ => Vec::new(),
+            };
+            if let Err(problems) = load(&file, &sets) {
+                panic!("{problems}");
+            }
+            checked += 1;
+        }
+        assert!(checked >= 3, "found {checked} pipelines");
+    }
+}

@@ -29,8 +29,24 @@ impl Column {
     }
 
     /// Whether a reader that wants `self` can read `found`: the same logical type, and no nulls where none are expected.
+    /// A struct may have fields that the reader does not name, as a table may have columns.
     pub fn accepts(&self, found: &Column) -> bool {
-        self.name == found.name && (self.nullable || !found.nullable) && same_type(&self.data_type, &found.data_type)
+        self.name == found.name && (self.nullable || !found.nullable) && readable(&self.data_type, &found.data_type)
+    }
+}
+
+/// Whether a reader of the type `wanted` can read `found`.
+fn readable(wanted: &DataType, found: &DataType) -> bool {
+    use DataType::{LargeList, List, Struct};
+    match (wanted, found) {
+        (Struct(wanted), Struct(found)) => wanted.iter().all(|field| {
+            let there = found.iter().find(|found| found.name() == field.name());
+            there.map_or(field.is_nullable(), |found| readable(field.data_type(), found.data_type()))
+        }),
+        (List(wanted) | LargeList(wanted), List(found) | LargeList(found)) => {
+            readable(wanted.data_type(), found.data_type())
+        }
+        _ => same_type(wanted, found),
     }
 }
 

@@ -3,9 +3,14 @@
 //! The three are stages of their own, named `<use>/generate` and `<use>/execute`, so a changed time limit never generates again,
 //! and no device is held while programs run. The use itself is the `score`: `metrics`, and `outcomes` by problem.
 
+use crate::code::prompts::Asked;
+use crate::columns::{Metric, Outcome, columns_of};
 use crate::generate;
 use crate::job::{Job, OpenContext};
-use crate::stage::{AddedStage, Declaration, Expansion, InputSchemas, SchemaError, Source, Stage, StageError, UseSite};
+use crate::stage::{
+    AddedStage, Declaration, Expansion, InputPort, InputSchemas, OutputPort, SchemaError, Source, Stage, StageError,
+    UseSite,
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -39,7 +44,12 @@ before: { use: eval, from: { problems: problems, model: base }, with: { generate
 ";
 
     fn declare(_params: &Params, _inputs: &InputSchemas) -> Result<Declaration, SchemaError> {
-        Err(SchemaError::general("`eval` stands for other stages and is not run itself; this is a bug of the resolver"))
+        // What the use as a whole reads and gives, for whoever connects it; the stages it stands for declare their own.
+        let problems = InputPort::table::<Asked>("problems", "the problems to solve, with tests");
+        let model = InputPort::model("model", "who solves them");
+        let metrics = OutputPort::table("metrics", columns_of::<Metric>(), "pass@k and the rates of the verdicts");
+        let outcomes = OutputPort::table("outcomes", columns_of::<Outcome>(), "how each problem was answered");
+        Ok(Declaration::whole(vec![problems, model], vec![metrics, outcomes]))
     }
 
     fn expand(params: &Params, _site: &UseSite) -> Option<Expansion> {
