@@ -7,18 +7,17 @@ TORCH_PACKAGES := torch==2.11.0 nvidia-cuda-runtime==13.0.* nvidia-cuda-cupti==1
 TORCH_STAMP := $(TORCH_FOLDER)/complete
 ABLATE := target/release/ablate
 
-.PHONY: help quickstart build test libtorch generate interop bench
+.PHONY: help quickstart build test libtorch generate interop
 
 help:
-	@echo "make quickstart   build, and align the tiny model: pipelines/quickstart.yaml"
+	@echo "make quickstart   build, and judge the example programs: pipelines/judge.yaml"
 	@echo "make test         all tests that need no network"
 	@echo "make generate     renew pipelines/README.md and pipelines/pipeline.schema.json"
 	@echo "make interop      tests against other libraries, in a virtual environment of their own"
-	@echo "make bench        measurements beside other programs"
 	@echo "make libtorch     fetch libtorch into $(TORCH_FOLDER), unless LIBTORCH says where it is"
 
 quickstart: build
-	$(ABLATE) run pipelines/quickstart.yaml
+	$(ABLATE) run pipelines/judge.yaml
 
 build: libtorch
 	$(CARGO) build --release -p ablate -p lm
@@ -45,10 +44,7 @@ endif
 
 # Written from the types that read a pipeline; a test compares them.
 generate:
-	ABLATE_GENERATE=1 $(CARGO) test -q -p ablate generated_files_are_up_to_date
+	ABLATE_GENERATE=1 $(CARGO) test -q --workspace --lib generated_files_are_up_to_date
 
 interop:
-	tests/interop/run
-
-bench:
-	bench/run
+	bash tests/interop/run.sh

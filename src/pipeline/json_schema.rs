@@ -89,8 +89,12 @@ pub fn json_schema(kinds: &[&'static dyn AnyStage]) -> Value {
                 "description": "The metric that matters and what it is held against.",
                 "additionalProperties": false,
                 "properties": {
-                    "metric": metric("Like `after.pass@1`."),
+                    "metric": {
+                        "description": "Like `after.pass@1`, or a list of such.",
+                        "anyOf": [{ "type": "string" }, { "type": "array", "items": { "type": "string" } }],
+                    },
                     "baseline": metric("Like `before.pass@1`."),
+                    "note": metric("What whoever quotes the figures must know; printed under the table."),
                 },
             },
         },

@@ -206,7 +206,7 @@ mod tests {
 
         let mut scheduler = Scheduler::new(chain_and_side(), 1, 0, false);
         scheduler.begin();
-        assert_eq!(scheduler.handle(Happened::Cancelled), [Do::Skip(1, None), Do::Skip(2, None), Do::Skip(3, None)]);
+        assert_eq!(scheduler.handle(Happened::Cancelled), [Do::Skip(1, None), Do::Skip(2, None), Do::Skip(3, Some(1))]);
         assert!(!scheduler.is_over());
         scheduler.handle(Happened::Failed(0));
         assert!(scheduler.is_over());

@@ -286,11 +286,12 @@ aligned: { use: train, from: { examples: ordered, model: base }, with: { objecti
                 "`per_bucket` needs examples with a column `bucket`: put a `curriculum-sort` before this stage, or repeat by `sweep`",
             ));
         }
-        let mut reference = InputPort::table::<crate::columns::ReferenceLogprobs>(
+        // Where the objective needs it and it is not connected, the expansion adds the stage that makes it.
+        let reference = InputPort::table::<crate::columns::ReferenceLogprobs>(
             "reference",
             "the start model's log-probabilities, from `reference`",
-        );
-        reference.optional = !params.objective.needs_reference();
+        )
+        .optional();
         let inputs = vec![
             InputPort::table::<TrainingExample>("examples", "what is trained on"),
             InputPort::model("model", "the model that training starts from"),
