@@ -94,7 +94,10 @@ pub fn json_schema(kinds: &[&'static dyn AnyStage]) -> Value {
                         "anyOf": [{ "type": "string" }, { "type": "array", "items": { "type": "string" } }],
                     },
                     "baseline": metric("Like `before.pass@1`."),
-                    "note": metric("What whoever quotes the figures must know; printed under the table."),
+                    "note": {
+                        "description": "What whoever quotes the figures must know; printed under the table.",
+                        "type": "string",
+                    },
                 },
             },
         },
