@@ -353,14 +353,6 @@ mod tests {
     }
 
     #[test]
-    fn no_program_gives_no_verdict() {
-        let problems: [Judged; 0] = [];
-        let programs: [ProgramRow; 0] = [];
-        let ran = run_map(&Execute, &json!({}), &programs, &[("problems", table(&problems))]);
-        assert!(ran.rows::<Verdict>().is_empty() && ran.reasons().is_empty());
-    }
-
-    #[test]
     fn limits_that_make_no_sense_are_refused() {
         for params in [
             Params { cpu_limit_s: 0.0, ..Params::default() },
