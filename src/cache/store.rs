@@ -184,13 +184,13 @@ impl Cache {
         file.set_permissions(Permissions::from_mode(mode & !0o222)).map_err(failed)?;
         fault::step();
         file.sync_all().map_err(failed)?;
-        self.move_into_place(path, &target, doing)?;
+        Self::move_into_place(path, &target, doing)?;
         self.note_verified(blob.hash);
         Ok(())
     }
 
     /// Renames a synced file to `target` and syncs the folders.
-    pub(super) fn move_into_place(&self, path: &Path, target: &Path, doing: &'static str) -> Result<(), CacheError> {
+    pub(super) fn move_into_place(path: &Path, target: &Path, doing: &'static str) -> Result<(), CacheError> {
         let folder = target.parent().expect("every file of the cache lies in a folder");
         if !folder.is_dir() {
             fault::step();
@@ -208,7 +208,7 @@ impl Cache {
     /// Writes a small file whole: temporary file, sync, rename, sync of the folder.
     pub(super) fn write_whole(&self, target: &Path, bytes: &[u8], doing: &'static str) -> Result<(), CacheError> {
         let path = self.write_synced(bytes, doing)?;
-        let moved = self.move_into_place(&path, target, doing);
+        let moved = Self::move_into_place(&path, target, doing);
         if moved.is_err() {
             let _ = fs::remove_file(&path);
         }
@@ -234,7 +234,7 @@ impl Cache {
                 Ok(false)
             }
             // No hard links here (some network and FAT file systems).
-            Err(_) => self.move_into_place(&path, target, doing).map(|()| true).inspect_err(|_| {
+            Err(_) => Self::move_into_place(&path, target, doing).map(|()| true).inspect_err(|_| {
                 let _ = fs::remove_file(&path);
             }),
         }

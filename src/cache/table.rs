@@ -104,7 +104,7 @@ impl Table {
                         _ => ranges.push(range),
                     }
                 }
-                let all = ranges == [0..blob_rows];
+                let all = matches!(ranges.as_slice(), [only] if *only == (0..blob_rows));
                 parts.push(TablePart { blob, blob_rows, ranges: (!all).then_some(ranges) });
                 left = again;
             }

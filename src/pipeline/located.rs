@@ -390,7 +390,7 @@ mod tests {
         use std::fmt::Write;
         let mut large = String::new();
         for i in 0..8_000 {
-            write!(large, "k{i}: {{use: filter, with: {{where: 'x > {i}', columns: [a, b, c]}}}}\n").unwrap();
+            writeln!(large, "k{i}: {{use: filter, with: {{where: 'x > {i}', columns: [a, b, c]}}}}").unwrap();
         }
         assert_eq!(tree(&large).entries().len(), 8_000);
         let mut bomb = "a0: &a0 [x,x,x,x,x,x,x,x,x]\n".to_owned();

@@ -1,9 +1,9 @@
 //! From a pipeline file to stages with checked parameters and known connections.
 //!
-//! [`located`] reads YAML as written, with places; [`file`] says what the keys mean and applies `--set`; [`vars`] puts vars in;
-//! [`params`] checks `with:` blocks; [`resolve`] binds kinds, connects ports and expands uses. Nothing here touches a cache, runs
+//! [`located`] reads YAML as written, with places; [`mod@file`] says what the keys mean and applies `--set`; [`vars`] puts vars in;
+//! [`params`] checks `with:` blocks; [`mod@resolve`] binds kinds, connects ports and expands uses. Nothing here touches a cache, runs
 //! anything or stops at the first mistake: every [`error::Problem`] is collected with its place.
-//! [`reference`] and [`json_schema`] write down what may stand in a file.
+//! [`mod@reference`] and [`json_schema`] write down what may stand in a file.
 
 pub mod error;
 pub mod file;

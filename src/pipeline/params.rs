@@ -119,14 +119,14 @@ impl Check<'_> {
         // `dpo: {..}`: the tag says which alternative is meant, and the mistake is inside.
         if let [entry] = value.entries()
             && let Some((_, found)) =
-                candidates.iter_mut().find(|(schema, _)| self.tag(schema) == Some(entry.key.as_str()))
+                candidates.iter_mut().find(|(schema, _)| Self::tag(schema) == Some(entry.key.as_str()))
         {
             problems.append(found);
             return;
         }
         // Exactly one alternative is of the value's own type, as in `Option<f64>` or `Option<Struct>`.
         let mut of_type = candidates.iter_mut().filter(|(schema, _)| {
-            matches_type(&value.value, &schema["type"]) && schema.get("const").is_none() && self.tag(schema).is_none()
+            matches_type(&value.value, &schema["type"]) && schema.get("const").is_none() && Self::tag(schema).is_none()
         });
         if let (Some((_, found)), None) = (of_type.next(), of_type.next()) {
             problems.append(found);
@@ -134,7 +134,7 @@ impl Check<'_> {
         }
         let tags: Vec<String> = alternatives
             .iter()
-            .filter_map(|schema| schema["const"].as_str().or_else(|| self.tag(schema)))
+            .filter_map(|schema| schema["const"].as_str().or_else(|| Self::tag(schema)))
             .map(str::to_owned)
             .chain(
                 alternatives
@@ -176,7 +176,7 @@ impl Check<'_> {
     }
 
     /// The tag of an externally tagged alternative: its only property, which it requires.
-    fn tag<'s>(&self, schema: &'s Value) -> Option<&'s str> {
+    fn tag(schema: &Value) -> Option<&str> {
         match schema["required"].as_array()?.as_slice() {
             [only] if schema["properties"].as_object()?.len() == 1 => only.as_str(),
             _ => None,
@@ -263,7 +263,7 @@ impl Check<'_> {
         if let Some(constant) = schema.get("const") {
             return format!("`{}`", constant.as_str().map_or_else(|| constant.to_string(), str::to_owned));
         }
-        if let Some(tag) = self.tag(schema) {
+        if let Some(tag) = Self::tag(schema) {
             return format!("`{tag}: ..`");
         }
         if let Some(choices) = schema["enum"].as_array() {

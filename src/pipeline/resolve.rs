@@ -684,9 +684,11 @@ fn make_absolute(params: &mut Value, dir: &Path) -> bool {
                 map.insert(PATH_KEY.to_owned(), path.into());
                 true
             }
-            _ => map.values_mut().fold(false, |any, value| make_absolute(value, dir) || any),
+            _ => map.values_mut().map(|value| make_absolute(value, dir)).fold(false, |any, changed| any | changed),
         },
-        Value::Array(items) => items.iter_mut().fold(false, |any, value| make_absolute(value, dir) || any),
+        Value::Array(items) => {
+            items.iter_mut().map(|value| make_absolute(value, dir)).fold(false, |any, changed| any | changed)
+        }
         _ => false,
     }
 }

@@ -46,6 +46,9 @@ pub struct Row {
     pub against: Option<Against>,
 }
 
+/// How problems were answered: of each, samples passed and samples in all.
+type Outcomes = BTreeMap<String, (u32, u32)>;
+
 /// A metric against the baseline.
 #[derive(Debug, Clone, Serialize)]
 pub struct Against {
@@ -69,7 +72,7 @@ pub fn of_pipeline(planned: &Planned, cache: &Cache) -> Result<Option<Comparison
     let Some(compare) = &planned.checked.pipeline.compare else { return Ok(None) };
     let records = planned.lookup(cache)?;
     let mut rows = Vec::new();
-    let mut baseline: Option<(f64, BTreeMap<String, (u32, u32)>)> = None;
+    let mut baseline: Option<(f64, Outcomes)> = None;
     for (is_baseline, metric) in
         compare.baseline.iter().map(|metric| (true, metric)).chain(compare.metrics.iter().map(|metric| (false, metric)))
     {
@@ -80,8 +83,7 @@ pub fn of_pipeline(planned: &Planned, cache: &Cache) -> Result<Option<Comparison
             Some(Output::Table(table)) => read::<Outcome>(cache, table)?,
             _ => Vec::new(),
         };
-        let outcomes: BTreeMap<String, (u32, u32)> =
-            outcomes.into_iter().map(|o| (o.problem_id, (o.num_passed, o.num_samples))).collect();
+        let outcomes: Outcomes = outcomes.into_iter().map(|o| (o.problem_id, (o.num_passed, o.num_samples))).collect();
         let against = baseline.as_ref().map(|(value, before)| against(*value, before, found.value, &outcomes));
         rows.push(Row {
             stage: metric.output.stage.clone(),
@@ -121,12 +123,7 @@ fn read<T: DeserializeOwned>(cache: &Cache, table: &crate::cache::TableOutput) -
     Ok(rows)
 }
 
-fn against(
-    before: f64,
-    before_outcomes: &BTreeMap<String, (u32, u32)>,
-    after: f64,
-    after_outcomes: &BTreeMap<String, (u32, u32)>,
-) -> Against {
+fn against(before: f64, before_outcomes: &Outcomes, after: f64, after_outcomes: &Outcomes) -> Against {
     let pairs: Vec<((u32, u32), (u32, u32))> = before_outcomes
         .iter()
         .filter_map(|(problem, before)| after_outcomes.get(problem).map(|after| (*before, *after)))

@@ -5,7 +5,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Who watches a run: by JSON events, by bars, or by lines, as the terminal is.
 pub fn observer(json: bool) -> Box<dyn Observer> {
@@ -14,7 +14,7 @@ pub fn observer(json: bool) -> Box<dyn Observer> {
     } else if std::io::stderr().is_terminal() {
         Box::new(Bars { all: MultiProgress::new(), bars: Mutex::default() })
     } else {
-        Box::new(Lines)
+        Box::new(Lines { said: Mutex::default() })
     }
 }
 
@@ -28,12 +28,37 @@ impl Observer for JsonEvents {
     }
 }
 
-struct Lines;
+/// The least time between two lines about one stage.
+const LINE_EVERY: Duration = Duration::from_secs(20);
+
+struct Lines {
+    /// When each running stage was last heard of.
+    said: Mutex<BTreeMap<String, Instant>>,
+}
+
+impl Lines {
+    /// Whether it is time for another line about a stage.
+    fn is_due(&self, stage: &str) -> bool {
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = said.entry(stage.to_owned()).or_insert_with(Instant::now);
+        let is_due = last.elapsed() >= LINE_EVERY;
+        if is_due {
+            *last = Instant::now();
+        }
+        is_due
+    }
+}
 
 impl Observer for Lines {
     fn observe(&self, event: &Event) {
-        if let Some(line) = line(event) {
-            let _ = writeln!(std::io::stderr(), "{line}");
+        let line = match event {
+            Event::StageProgress { stage, done, total, note } => {
+                self.is_due(stage).then(|| format!("  {stage:24} {done} of {total}  {note}"))
+            }
+            other => line(other),
+        };
+        if let Some(line) = line {
+            let _ = writeln!(std::io::stderr(), "{}", line.trim_end());
         }
     }
 }

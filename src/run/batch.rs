@@ -93,7 +93,7 @@ struct Unit {
 pub(super) struct MapWork {
     port: String,
     rows: Rows,
-    lookups: Vec<(LookupPort, HashMap<String, Vec<Place>>, Vec<Vec<Option<String>>>)>,
+    lookups: Vec<IndexedLookup>,
     units: Vec<Unit>,
     family: Digest,
     target_s: f64,
@@ -387,7 +387,8 @@ fn check_ids(rows: &Rows, lookups: &[IndexedLookup]) -> Result<(), StageError> {
     Ok(())
 }
 
-/// Now, in seconds since 1970.
+/// Now, in seconds since 1970; for histories and expected durations only.
+#[expect(clippy::disallowed_methods, reason = "a record says when it was made")]
 pub(super) fn unix_s() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |now| now.as_secs_f64())
 }

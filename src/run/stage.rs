@@ -39,6 +39,14 @@ pub(super) struct StageRun<'a> {
     helper_error: Mutex<Option<RunError>>,
 }
 
+/// What running a stage made.
+struct Made {
+    outputs: BTreeMap<String, Output>,
+    /// Units left out, by reason.
+    dropped: BTreeMap<String, u64>,
+    units_run: u64,
+}
+
 /// What the workers of a map stage share.
 struct Shared {
     work: MapWork,
@@ -102,9 +110,12 @@ impl<'a> StageRun<'a> {
             .iter()
             .map(|(port, (maker, output))| (port.clone(), record(*maker).outputs[output].clone()))
             .collect();
-        let (outputs, dropped, units_run) = match &self.declaration().work {
+        let Made { outputs, dropped, units_run } = match &self.declaration().work {
             Work::Map { group_by } => self.map(&fields, group_by.as_deref(), &inputs, entry, observer, ask)?,
-            Work::Whole => (self.whole(&key, &fields, &inputs, entry, observer)?, BTreeMap::new(), 0),
+            Work::Whole => {
+                let outputs = self.whole(&key, &fields, &inputs, entry, observer)?;
+                Made { outputs, dropped: BTreeMap::new(), units_run: 0 }
+            }
         };
         self.cancel.check()?;
         let wall_s = started.elapsed().as_secs_f64();
@@ -188,7 +199,7 @@ impl<'a> StageRun<'a> {
         entry: &RunEntry,
         observer: &dyn Observer,
         ask: &dyn Fn(usize),
-    ) -> Result<(BTreeMap<String, Output>, BTreeMap<String, u64>, u64), RunError> {
+    ) -> Result<Made, RunError> {
         let declaration = self.declaration();
         let models = self.models(inputs)?;
         // The family is everything that all units share: what the tables hold enters the keys of units.
@@ -252,7 +263,7 @@ impl<'a> StageRun<'a> {
             (first.name.clone(), Output::Table(table)),
             (second.name.clone(), Output::Table(self.dropped_table(&dropped)?)),
         ]);
-        Ok((outputs, reasons, shared.work.num_run()))
+        Ok(Made { outputs, dropped: reasons, units_run: shared.work.num_run() })
     }
 
     fn dropped_table(&self, dropped: &[Dropped]) -> Result<TableOutput, RunError> {

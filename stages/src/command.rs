@@ -107,7 +107,7 @@ lengths: { use: command, from: problems, with: { run: [python3, lengths.py], fil
     }
 
     fn open(params: &Params, cx: &OpenContext) -> Result<Job, StageError> {
-        Ok(Job::Whole(Box::new(Run {
+        Ok(Job::Whole(Box::new(CommandJob {
             run: params.run.clone(),
             files: params.files.iter().map(|file| file.as_path().to_owned()).collect(),
             inputs: params.inputs.iter().map(|port| (port.clone(), schema_of(&cx.inputs[port]))).collect(),
@@ -118,7 +118,7 @@ lengths: { use: command, from: problems, with: { run: [python3, lengths.py], fil
     }
 }
 
-struct Run {
+struct CommandJob {
     run: Vec<String>,
     files: Vec<PathBuf>,
     inputs: BTreeMap<String, SchemaRef>,
@@ -127,7 +127,7 @@ struct Run {
     cancel: Cancel,
 }
 
-impl WholeJob for Run {
+impl WholeJob for CommandJob {
     fn run(&mut self, inputs: &mut WholeInputs<'_>, out: &mut WholeOutputs<'_>) -> Result<(), StageError> {
         let [from, to] = ["inputs", "outputs"].map(|name| self.folder.join(name));
         std::fs::create_dir_all(&from)?;
@@ -147,7 +147,7 @@ impl WholeJob for Run {
     }
 }
 
-impl Run {
+impl CommandJob {
     fn wait(&self) -> Result<(), StageError> {
         let program = &self.run[0];
         let mut child =
@@ -189,7 +189,8 @@ fn write_table(path: &Path, columns: &SchemaRef, rows: TableStream<'_>) -> Resul
 fn read_table(path: &Path, port: &str, out: &mut WholeOutputs<'_>) -> Result<(), StageError> {
     let file = File::open(path)
         .map_err(|error| StageError::failed(format!("the program left no outputs/{port}.parquet: {error}")))?;
-    let reader = ParquetRecordBatchReaderBuilder::try_new(file).and_then(|builder| builder.build()).map_err(failed)?;
+    let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(failed)?;
+    let reader = builder.build().map_err(failed)?;
     for batch in reader {
         out.push_batch(port, &batch?)
             .map_err(|error| StageError::failed(format!("outputs/{port}.parquet: {error}")))?;

@@ -125,7 +125,8 @@ clean: { use: filter, from: short, with: { golden: must-pass } }
                 return Err(SchemaError::parameter(name, problem));
             }
             for name in &names {
-                if !has(name) && !(name == "solution" && has("solutions")) {
+                let is_there = has(name) || (name == "solution" && has("solutions"));
+                if !is_there {
                     let there: Vec<_> = columns.iter().map(|column: &Column| column.name.as_str()).collect();
                     let problem = format!("expected columns among {}, got `{name}`", there.join(", "));
                     return Err(SchemaError::parameter("where", problem));

@@ -1,6 +1,6 @@
 //! `fim-generate`: has a model write blocks again, several times each.
 //!
-//! Columns in: `blocks` (block_id, problem_id, kind, prefix, middle, suffix), `problems` (question, starter code, test style). Out: `samples`.
+//! Columns in: `blocks` (`block_id`, `problem_id`, `kind`, `prefix`, `middle`, `suffix`), `problems` (question, starter code, test style). Out: `samples`.
 //! A block is a hole between prefix and suffix, with the question as a comment before the prefix; a `full` block is a conversation.
 //! Cost: the model's. Determinism: every sample has a random stream of its own; what a model computes differs by rounding between machines.
 //! Source: `StructureCoder`, <https://arxiv.org/abs/2508.19532>, section 3.2 and its released code (5 samples, temperature 0.7, top-p 0.95, 512 tokens).
@@ -144,7 +144,8 @@ mod tests {
     #[test]
     fn settings_without_meaning_are_refused_by_name() {
         let refused = |with: serde_json::Value| {
-            let error = FimGenerate.bind_for_test(with);
+            let bound = FimGenerate.bind(with).expect("the types are right");
+            let error = bound.declare(&InputSchemas::new()).expect_err("the values are not");
             error.parameter.expect("a parameter is named")
         };
         assert_eq!(refused(json!({ "samples": 0 })), "samples");
@@ -153,12 +154,5 @@ mod tests {
         assert_eq!(refused(json!({ "top_k": 0 })), "top_k");
         assert_eq!(refused(json!({ "max_tokens": 0 })), "max_tokens");
         assert_eq!(refused(json!({ "temperature": 0.0 })), "samples");
-    }
-
-    impl FimGenerate {
-        fn bind_for_test(&'static self, with: serde_json::Value) -> SchemaError {
-            let bound = self.bind(with).expect("the types are right");
-            bound.declare(&InputSchemas::new()).expect_err("the values are not")
-        }
     }
 }

@@ -55,7 +55,7 @@ fn segments(rows: &[Option<Vec<Segment>>], texts_as: &DataType, swapped: bool) -
 }
 
 /// The numbers come from an implementation in Python that shares nothing with this one but the description in digest.rs
-/// (package `blake3`: derive_key_context, key). They may change only together with the encoding's version.
+/// (package `blake3`: `derive_key_context`, key). They may change only together with the encoding's version.
 #[test]
 fn digests_are_those_of_the_description() {
     let vectors = [

@@ -28,7 +28,7 @@ fn a_table_comes_back_with_its_types_and_only_the_columns_asked_for() {
     writer.write(&written).unwrap();
     let output = writer.finish_output().unwrap();
     let read = read_all(&lab.cache, &output, None).unwrap();
-    assert_eq!(read, [written.clone()]);
+    assert_eq!(read, std::slice::from_ref(&written));
     let some = read_all(&lab.cache, &output, Some(&["small", "view"])).unwrap();
     assert_eq!(some, [written.project(&[2, 0]).unwrap()]);
     let none = read_all(&lab.cache, &output, Some(&[])).unwrap();

@@ -65,6 +65,7 @@ pub enum RopeScaling {
 }
 
 /// What `config.json` says about a model.
+#[expect(clippy::struct_excessive_bools, reason = "config.json has them")]
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelConfig {
     /// The family.
@@ -359,10 +360,10 @@ fn rope(map: &Map<String, Value>, max_positions: i64) -> Result<(f64, RopeScalin
     let kind = found.get("rope_type").or_else(|| found.get("type")).and_then(Value::as_str).unwrap_or("default");
     let need =
         |key: &str| number(found, key)?.ok_or_else(|| format!("{at}.{key} is missing, and rope type {kind} needs it"));
-    if let Some(part) = number(found, "partial_rotary_factor")?.or(number(map, "partial_rotary_factor")?) {
-        if (part - 1.0).abs() > f64::EPSILON {
-            return Err(format!("partial_rotary_factor: only 1 is supported, got {part}"));
-        }
+    if let Some(part) = number(found, "partial_rotary_factor")?.or(number(map, "partial_rotary_factor")?)
+        && (part - 1.0).abs() > f64::EPSILON
+    {
+        return Err(format!("partial_rotary_factor: only 1 is supported, got {part}"));
     }
     let original = number(found, "original_max_position_embeddings")?;
     let scaling = match kind {

@@ -11,7 +11,7 @@ use tch::{Device, Tensor};
 
 use crate::error::Result;
 use crate::objective::Group;
-use crate::render::Rendered;
+use crate::render::{Rendered, Tokens};
 use crate::transformer::{Batch, Pack};
 
 /// One micro-batch, laid out.
@@ -50,7 +50,7 @@ pub fn micro_batches(examples: &[&Rendered], limit: usize) -> Vec<Vec<Vec<usize>
         let prompt = examples[sharing[0]].prompt.ids.len();
         let mut pack: Vec<usize> = Vec::new();
         for index in sharing {
-            let responses: usize = examples[index].responses.iter().map(|response| response.run_len()).sum();
+            let responses: usize = examples[index].responses.iter().map(Tokens::run_len).sum();
             let prompt = if pack.is_empty() { prompt } else { 0 };
             if filled + prompt + responses > limit && !(pack.is_empty() && filled == 0) {
                 if !pack.is_empty() {
@@ -174,7 +174,7 @@ mod tests {
 
     #[test]
     fn micro_batches_keep_to_the_limit_and_lose_nobody() {
-        let examples: Vec<Rendered> = (0..7).map(|i| pair(&vec![i % 3; 4])).collect();
+        let examples: Vec<Rendered> = (0..7).map(|i| pair(&[i % 3; 4])).collect();
         let examples: Vec<&Rendered> = examples.iter().collect();
         for limit in [1, 6, 8, 13, 1000] {
             let batches = micro_batches(&examples, limit);

@@ -3,6 +3,7 @@
 //!
 //! libtorch has no operation for rows of different lengths that gives the same bits whatever stands beside a row. Here each
 //! row is worked on alone, over exactly its own length.
+#![expect(clippy::inline_always, reason = "what is not inlined is not compiled for AVX2")]
 
 /// Keys and values of one row and one key-value head.
 #[derive(Debug, Clone, Copy)]

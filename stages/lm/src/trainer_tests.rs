@@ -166,7 +166,7 @@ fn a_run_stopped_and_resumed_ends_with_the_same_bits() {
         assert_eq!(expected.len(), 20);
 
         let folder = tempfile::tempdir().unwrap();
-        let saving = Saving { folder: folder.path().into(), every: Duration::from_secs(3600) };
+        let saving = Saving { folder: folder.path().into(), every: Duration::from_hours(1) };
         let cancel = Cancel::default();
         let stopped = train(&model(), &data, &params, 1, Some(&saving), &cancel, |row, _| {
             if row.step == 9 {

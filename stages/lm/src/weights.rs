@@ -17,7 +17,7 @@ use crate::error::{ModelError, Result, read_json};
 pub const SINGLE_FILE: &str = "model.safetensors";
 /// The list of shards: which tensor lies in which file.
 pub const INDEX_FILE: &str = "model.safetensors.index.json";
-/// Largest file that [`write`] makes, in bytes, unless one tensor alone is larger.
+/// Largest file that [`write()`] makes, in bytes, unless one tensor alone is larger.
 pub const MAX_SHARD_BYTES: usize = 5_000_000_000;
 
 /// Reads all parameters of a model, converted to `kind`, onto `device`.

@@ -138,7 +138,10 @@ pub struct Splitter {
 
 impl std::fmt::Debug for Splitter {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Splitter").field("kinds", &self.kinds).field("def_filter", &self.def_filter).finish()
+        f.debug_struct("Splitter")
+            .field("kinds", &self.kinds)
+            .field("def_filter", &self.def_filter)
+            .finish_non_exhaustive()
     }
 }
 

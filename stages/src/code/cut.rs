@@ -42,7 +42,7 @@ impl Cut {
     }
 
     /// Where the statement ends, in bytes, and whether a line behind it has been seen.
-    fn end(&self, text: &str, kind: BlockKind) -> (usize, bool) {
+    fn end(self, text: &str, kind: BlockKind) -> (usize, bool) {
         if kind.keyword().is_none() {
             return (text.len(), false);
         }

@@ -132,9 +132,9 @@ fn compiled(rules: BTreeMap<i64, Vec<SeccompRule>>, errno: u32, arch: TargetArch
 fn hex(program: &[sock_filter]) -> String {
     let mut text = String::with_capacity(program.len() * 16);
     for instruction in program {
-        let [a, b] = instruction.code.to_ne_bytes();
-        let [w, x, y, z] = instruction.k.to_ne_bytes();
-        for byte in [a, b, instruction.jt, instruction.jf, w, x, y, z] {
+        let jumps = [instruction.jt, instruction.jf];
+        let bytes = instruction.code.to_ne_bytes().into_iter().chain(jumps).chain(instruction.k.to_ne_bytes());
+        for byte in bytes {
             let _ = write!(text, "{byte:02x}");
         }
     }

@@ -80,7 +80,6 @@ fn kind_of(dtype: Dtype) -> Kind {
 }
 
 /// Turns a model's error into a stage's.
-#[expect(clippy::needless_pass_by_value, reason = "it stands in map_err")]
 fn failed(error: ModelError) -> StageError {
     match error {
         ModelError::Io { path, source } => StageError::file(path, source.to_string()),

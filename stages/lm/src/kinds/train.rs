@@ -55,10 +55,8 @@ impl WholeJob for TrainJob {
         if examples.is_empty() {
             return Err(StageError::input("examples", "there are no rows, so there is nothing to train on"));
         }
-        let reference = match inputs.has("reference") && self.params.objective.needs_reference() {
-            true => Some(inputs.read::<ReferenceLogprobs>("reference")?),
-            false => None,
-        };
+        let has_reference = inputs.has("reference") && self.params.objective.needs_reference();
+        let reference = has_reference.then(|| inputs.read::<ReferenceLogprobs>("reference")).transpose()?;
         let model = Transformer::load(&self.folder, kind_of(self.params.dtype), self.device).map_err(failed)?;
         let limit = self.params.max_tokens.min(model.config().max_positions as usize);
         let (kept, dropped) = self.render_all(&examples, limit)?;
@@ -101,13 +99,12 @@ impl WholeJob for TrainJob {
     }
 }
 
+/// The examples kept, each with its row, and those left out.
+type RenderedExamples = (Vec<(usize, Rendered)>, Vec<Dropped>);
+
 impl TrainJob {
     /// Renders every example; returns those kept, with their row, and those left out.
-    fn render_all(
-        &self,
-        examples: &[TrainingExample],
-        limit: usize,
-    ) -> Result<(Vec<(usize, Rendered)>, Vec<Dropped>), StageError> {
+    fn render_all(&self, examples: &[TrainingExample], limit: usize) -> Result<RenderedExamples, StageError> {
         let objective = objective::build(&self.params.objective);
         let (mut kept, mut dropped, mut seen) = (Vec::new(), Vec::new(), BTreeSet::new());
         for (index, row) in examples.iter().enumerate() {
