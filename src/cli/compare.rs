@@ -10,6 +10,9 @@ pub(super) struct Args {
     /// The pipeline files
     #[arg(required = true)]
     pipelines: Vec<PathBuf>,
+    /// Sets a parameter (stage.param=value) or a var (var=value) of each; may be given again
+    #[arg(long = "set", value_name = "NAME=VALUE")]
+    sets: Vec<String>,
     /// How to print
     #[arg(long, value_enum, default_value_t)]
     format: Format,
@@ -17,7 +20,8 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args) -> Outcome {
     for pipeline in &args.pipelines {
-        let (planned, cache) = planned(&PipelineArgs { pipeline: pipeline.clone(), sets: Vec::new(), limit: None })?;
+        let (planned, cache) =
+            planned(&PipelineArgs { pipeline: pipeline.clone(), sets: args.sets.clone(), limit: None })?;
         let table = of_pipeline(&planned, &cache)?.ok_or_else(|| {
             let example = "compare: { metric: after.pass@1, baseline: before.pass@1 }";
             Failure::new(EXIT_PIPELINE, format!("{}: compares nothing; add `{example}`", pipeline.display()))
