@@ -3,4 +3,5 @@
 mod crash; // killed runners
 mod kinds; // what every kind must keep, over the one list
 mod lab; // a folder with pipelines and a cache, and the command
+mod lm; // the main job with a real model
 mod run; // running, planning, showing
