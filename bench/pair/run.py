@@ -1,6 +1,6 @@
 """Making preference pairs: the kind `pair` beside the same in Python with rapidfuzz, same targets, one thread each, in one run.
 
-    cargo build --release -p ablate-stages --example pair
+    cargo build --release --workspace --example pair
     pip install rapidfuzz pyarrow
     python3 bench/pair/run.py target/release/examples/pair DATA bench/pair/result.json
 

@@ -1,6 +1,6 @@
 """Splitting programs into blocks: `segment` beside Python's `ast`, same sources, same spans, one thread each, in one run.
 
-    cargo build --release -p ablate-stages --example segment
+    cargo build --release --workspace --example segment
     python3 bench/segment/run.py target/release/examples/segment DATA bench/segment/result.json
 
 DATA is the folder with humaneval/, mbpp/ and apps_coderl/. The two sides alternate; the best pass of each counts.

@@ -224,7 +224,7 @@ impl PairJob {
             }
         };
         let examples = rejected.into_iter().map(|rejected| {
-            let (at, _) = nearest(rejected.text, passed.iter().map(|tried| tried.text)).expect("some candidate passed");
+            let at = nearest(rejected.text, passed.iter().map(|tried| tried.text)).expect("some candidate passed");
             self.example(problem, target, passed[at], rejected)
         });
         Ok(examples.collect())
