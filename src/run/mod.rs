@@ -11,6 +11,8 @@ pub mod planner;
 mod scheduler;
 mod stage;
 
+pub(crate) use executor::lm_worker;
+
 use crate::cache::{Cache, CacheError, Record, RunEntry};
 use ablate_stages::job::Cancel;
 use ablate_stages::stage::{Place, StageError};
@@ -311,7 +313,7 @@ fn preflight(planned: &Planned, wanted: &BTreeSet<usize>, known: &[Option<Record
             return Err(StageError::Missing { what, fix: "put it there, or change the path".into() }.into());
         }
         if planned.declaration(step).place == Place::Torch {
-            executor::lm_worker()?;
+            lm_worker()?;
         }
     }
     Ok(())

@@ -74,6 +74,18 @@ fn open_cuda() -> Result<(), String> {
         .clone()
 }
 
+/// Returns how many CUDA devices can be used; at least one.
+///
+/// # Errors
+/// Why there are none, in words.
+pub fn cuda_devices() -> Result<u32, String> {
+    open_cuda()?;
+    match Cuda::device_count() {
+        count if count > 0 && Cuda::is_available() => Ok(count as u32),
+        _ => Err("the CUDA driver shows no device".into()),
+    }
+}
+
 /// Returns the version of the libtorch that is running, as its folder tells.
 pub fn libtorch_version() -> Option<String> {
     let folder = libtorch_folder()?;
@@ -131,5 +143,13 @@ mod tests {
         assert!(device("auto").is_ok());
         assert!(libtorch_version().is_some_and(|version| version.starts_with("2.")));
         assert!(libtorch_folder().is_some_and(|folder| folder.join("libtorch_cpu.so").exists()));
+    }
+
+    #[test]
+    fn cuda_is_there_or_something_says_why_not() {
+        match cuda_devices() {
+            Ok(count) => assert!(count > 0),
+            Err(problem) => assert!(!problem.is_empty()),
+        }
     }
 }

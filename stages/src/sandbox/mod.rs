@@ -25,8 +25,9 @@ mod tests;
 pub use compare::{OutputComparator, ValueComparator};
 pub use isolation::{Feature, Grade, Isolation, MissingFeature};
 pub use judge::{Judgement, Program, Trust, Verdict};
+pub use zygote::Interpreter;
 
-use zygote::{Interpreter, Zygote};
+use zygote::Zygote;
 
 /// What a sandbox is to be.
 #[derive(Debug, Clone)]
@@ -159,9 +160,9 @@ impl Sandbox {
         Ok(Self { interpreter, config, zygote })
     }
 
-    /// The interpreter's kind and version, as `cpython 3.11.7`: what verdicts depend on beside the programs.
-    pub fn python_version(&self) -> &str {
-        &self.zygote.python
+    /// The interpreter that programs run on.
+    pub fn interpreter(&self) -> &Interpreter {
+        &self.interpreter
     }
 
     /// How programs are shut in here.
