@@ -5,3 +5,4 @@ mod doctor; // what a machine gives and lacks
 mod kinds; // what every kind must keep, over the one list
 mod lab; // a folder with pipelines and a cache, and the command
 mod run; // running, planning, showing
+mod show; // rows that meet a condition

@@ -6,7 +6,7 @@
 //! Determinism: bits; the verdicts are another stage's. Cost: reading the table.
 
 use crate::code::request::sample_id;
-use crate::columns::Column;
+use crate::condition::{Condition, ConditionError};
 use crate::job::{Job, MapJob, OpenContext, UnitSink, UnitSource};
 use crate::segment::Solved;
 use crate::stage::{
@@ -14,11 +14,10 @@ use crate::stage::{
     StageError, UseSite,
 };
 use arrow::array::{ArrayRef, ListBuilder, RecordBatch, StringBuilder};
-use minijinja::{Environment, UndefinedBehavior, Value};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, json};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// The kind.
@@ -76,24 +75,10 @@ impl Params {
     }
 }
 
-/// An environment whose expressions may only name what there is.
-fn environment() -> Environment<'static> {
-    let mut environment = Environment::new();
-    environment.set_undefined_behavior(UndefinedBehavior::Strict);
-    environment
-}
-
-/// The names that an expression takes from a row.
-fn names_in(expression: &str) -> Result<BTreeSet<String>, SchemaError> {
-    let environment = environment();
-    let compiled = environment.compile_expression(expression).map_err(|error| {
-        let detail = error.detail().map_or_else(|| error.to_string(), str::to_owned);
-        SchemaError::parameter("where", format!("expected an expression, got `{expression}`: {detail}"))
-    })?;
-    let known: BTreeSet<&str> = environment.globals().map(|(name, _)| name).collect();
-    let mut names: BTreeSet<String> = compiled.undeclared_variables(false).into_iter().collect();
-    names.retain(|name| !known.contains(name.as_str()));
-    Ok(names)
+impl From<ConditionError> for SchemaError {
+    fn from(error: ConditionError) -> Self {
+        Self::parameter("where", error.to_string())
+    }
 }
 
 impl Stage for Filter {
@@ -116,7 +101,7 @@ clean: { use: filter, from: short, with: { golden: must-pass } }
         if params == &Params::default() {
             return Err(SchemaError::general("expected at least one condition, got none"));
         }
-        let names = params.r#where.as_deref().map(names_in).transpose()?.unwrap_or_default();
+        let condition = params.r#where.as_deref().map(Condition::parse).transpose()?;
         if inputs.contains_key("rows") {
             if let Some(name) = params.concerns_solutions()
                 && !(has("solutions") && has("problem_id"))
@@ -124,12 +109,8 @@ clean: { use: filter, from: short, with: { golden: must-pass } }
                 let problem = "expected a table of problems, with the columns problem_id and solutions";
                 return Err(SchemaError::parameter(name, problem));
             }
-            for name in &names {
-                if !has(name) && !(name == "solution" && has("solutions")) {
-                    let there: Vec<_> = columns.iter().map(|column: &Column| column.name.as_str()).collect();
-                    let problem = format!("expected columns among {}, got `{name}`", there.join(", "));
-                    return Err(SchemaError::parameter("where", problem));
-                }
+            if let Some(condition) = condition {
+                condition.check(columns.iter().map(|column| column.name.as_str()))?;
             }
         }
         let rows = InputPort {
@@ -181,19 +162,16 @@ clean: { use: filter, from: short, with: { golden: must-pass } }
     }
 
     fn open(params: &Params, _cx: &OpenContext) -> Result<Job, StageError> {
-        let names = match &params.r#where {
-            Some(expression) => names_in(expression).map_err(|error| StageError::failed(error.to_string()))?,
-            None => BTreeSet::new(),
-        };
-        Ok(Job::Map(Box::new(FilterJob { params: params.clone(), names, environment: environment() })))
+        let condition = params.r#where.as_deref().map(Condition::parse).transpose();
+        let condition = condition.map_err(|error| StageError::failed(error.to_string()))?;
+        Ok(Job::Map(Box::new(FilterJob { params: params.clone(), condition })))
     }
 }
 
 struct FilterJob {
     params: Params,
-    /// The names that `where` takes from a row.
-    names: BTreeSet<String>,
-    environment: Environment<'static>,
+    /// `where`.
+    condition: Option<Condition>,
 }
 
 /// The condition that a row failed, and what was found.
@@ -246,12 +224,8 @@ impl FilterJob {
 
 impl MapJob for FilterJob {
     fn run(&mut self, units: &mut dyn UnitSource, out: &mut UnitSink<'_>) -> Result<(), StageError> {
-        let condition = match &self.params.r#where {
-            Some(expression) => Some(
-                self.environment
-                    .compile_expression(expression)
-                    .map_err(|error| StageError::failed(format!("`where`: {error:#}")))?,
-            ),
+        let condition = match &self.condition {
+            Some(condition) => Some((condition, condition.ready()?)),
             None => None,
         };
         let wants_solutions = self.params.concerns_solutions().is_some();
@@ -261,7 +235,10 @@ impl MapJob for FilterJob {
                 Some(_) => Some(batch.lookup::<GoldenVerdict>("verdicts")?),
                 None => None,
             };
-            let mut contexts = contexts(&batch.rows, &self.names)?;
+            let mut seen = match &condition {
+                Some((condition, _)) => condition.rows(&batch.rows)?,
+                None => Vec::new(),
+            };
             for (unit, rows) in batch.units() {
                 let row = rows.start;
                 let mut kept = None;
@@ -274,19 +251,18 @@ impl MapJob for FilterJob {
                         }
                     }
                 }
-                if let Some(condition) = &condition {
-                    let context = &mut contexts[row];
+                if let Some((_, ready)) = &condition {
                     if let Some(kept) = &kept {
-                        set_solutions(context, &self.names, kept);
+                        seen[row].set_solutions(kept);
                     }
-                    match condition.eval(Value::from_pairs(context.clone())) {
-                        Ok(value) if value.is_true() => {}
-                        Ok(_) => {
+                    match ready.holds(&seen[row]) {
+                        Ok(true) => {}
+                        Ok(false) => {
                             out.drop(unit, "where", None)?;
                             continue;
                         }
-                        Err(error) => {
-                            out.fail(unit, format!("`where` cannot be evaluated: {error:#}"))?;
+                        Err(problem) => {
+                            out.fail(unit, format!("`where` cannot be evaluated: {problem}"))?;
                             continue;
                         }
                     }
@@ -300,47 +276,6 @@ impl MapJob for FilterJob {
             }
         }
         Ok(())
-    }
-}
-
-/// The columns of each row that an expression names.
-fn contexts(rows: &RecordBatch, names: &BTreeSet<String>) -> Result<Vec<BTreeMap<String, Value>>, StageError> {
-    if names.is_empty() || rows.num_rows() == 0 {
-        return Ok(vec![BTreeMap::new(); rows.num_rows()]);
-    }
-    let wanted: Vec<usize> = rows
-        .schema()
-        .fields()
-        .iter()
-        .enumerate()
-        .filter(|(_, field)| {
-            names.contains(field.name()) || (field.name() == "solutions" && names.contains("solution"))
-        })
-        .map(|(i, _)| i)
-        .collect();
-    let mut contexts: Vec<BTreeMap<String, Value>> = serde_arrow::from_record_batch(&rows.project(&wanted)?)?;
-    for context in &mut contexts {
-        if names.contains("solution") && !context.contains_key("solution") {
-            let first = context
-                .get("solutions")
-                .and_then(|solutions| solutions.get_item_by_index(0).ok())
-                .filter(|first| !first.is_undefined())
-                .unwrap_or(Value::from(()));
-            context.insert("solution".into(), first);
-        }
-    }
-    Ok(contexts)
-}
-
-/// Makes an expression see the solutions that are kept, and no others.
-fn set_solutions(context: &mut BTreeMap<String, Value>, names: &BTreeSet<String>, kept: &[&str]) {
-    // A table of problems may have a column `solution` of its own; it then is what the name means.
-    let is_alias = context.contains_key("solutions") && names.contains("solution");
-    if context.contains_key("solutions") {
-        context.insert("solutions".into(), Value::from_iter(kept.iter().copied()));
-    }
-    if is_alias {
-        context.insert("solution".into(), kept.first().map_or(Value::from(()), |&first| Value::from(first)));
     }
 }
 
