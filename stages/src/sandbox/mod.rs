@@ -27,6 +27,7 @@ pub use isolation::{Feature, Grade, Isolation, MissingFeature};
 pub use judge::{Judgement, Program, Trust, Verdict};
 pub use zygote::Interpreter;
 
+use crate::stage::StageError;
 use zygote::Zygote;
 
 /// What a sandbox is to be.
@@ -87,9 +88,7 @@ impl Default for Limits {
 #[derive(Debug, thiserror::Error)]
 pub enum SandboxError {
     /// There is no such interpreter.
-    #[error(
-        "the Python interpreter `{name}` does not run: {problem} (install Python 3, or name another by `interpreter`)"
-    )]
+    #[error("the Python interpreter `{name}` does not run: {problem}")]
     Interpreter {
         /// As it was named.
         name: String,
@@ -127,6 +126,18 @@ pub enum SandboxError {
     /// The machine refused something.
     #[error("the sandbox: {0}")]
     System(#[from] nix::Error),
+}
+
+impl From<SandboxError> for StageError {
+    fn from(error: SandboxError) -> Self {
+        match error {
+            SandboxError::Interpreter { name, problem } => Self::Missing {
+                what: format!("the Python interpreter `{name}`"),
+                fix: format!("install Python 3, or mend it: {problem}"),
+            },
+            other => Self::failed(other.to_string()),
+        }
+    }
 }
 
 fn fixes(isolation: &Isolation) -> String {
