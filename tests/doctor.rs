@@ -2,7 +2,6 @@
 
 use crate::lab::{Lab, Ran, ran};
 use serde_json::Value;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 /// The finding of this name.
@@ -21,10 +20,8 @@ fn examined(lab: &Lab, name: &str, value: &Path) -> (Ran, Value) {
 
 /// A worker that answers with this script.
 fn worker(lab: &Lab, script: &str) -> std::path::PathBuf {
-    lab.write("worker", &format!("#!/bin/sh\n{script}\n"));
-    let path = lab.path("worker");
-    std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).expect("our own file");
-    path
+    lab.write_program("worker", &format!("#!/bin/sh\n{script}\n"));
+    lab.path("worker")
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! A folder with pipelines and a cache of its own, and the command `ablate` in it.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -31,6 +32,12 @@ impl Lab {
 
     pub(crate) fn write(&self, name: &str, text: &str) {
         std::fs::write(self.path(name), text).expect("writing into the lab");
+    }
+
+    /// As [`Lab::write`], of a program that can be run.
+    pub(crate) fn write_program(&self, name: &str, text: &str) {
+        self.write(name, text);
+        std::fs::set_permissions(self.path(name), PermissionsExt::from_mode(0o755)).expect("our own file");
     }
 
     /// The command with these arguments; its cache is in the lab.
