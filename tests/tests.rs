@@ -6,3 +6,4 @@ mod kinds; // what every kind must keep, over the one list
 mod lab; // a folder with pipelines and a cache, and the command
 mod run; // running, planning, showing
 mod show; // rows that meet a condition
+mod versions; // what the examples of all kinds give, held against their versions
