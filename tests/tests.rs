@@ -6,4 +6,5 @@ mod kinds; // what every kind must keep, over the one list
 mod lab; // a folder with pipelines and a cache, and the command
 mod run; // running, planning, showing
 mod show; // rows that meet a condition
+mod user; // an ordinary user, without root's rights
 mod versions; // what the examples of all kinds give, held against their versions
