@@ -1,6 +1,7 @@
 //! Tests of the command `ablate`, as a user runs it. One binary, so that it is linked once.
 
 mod crash; // killed runners
+mod disk; // disks that are full or read-only
 mod doctor; // what a machine gives and lacks
 mod kinds; // what every kind must keep, over the one list
 mod lab; // a folder with pipelines and a cache, and the command

@@ -230,7 +230,11 @@ pub fn run(
     });
     let report = Report { steps: ended, wall_s: started.elapsed().as_secs_f64(), cancelled: cancel.is_cancelled() };
     watching.observe(&finished(&report));
-    history::finish(entry, planned, cache, options.limit, &report)?;
+    let kept = history::finish(entry, planned, cache, options.limit, &report);
+    // What stopped a run is worth more words than a history that could not be written after it.
+    if report.is_complete() {
+        kept?;
+    }
     Ok(report)
 }
 
