@@ -12,7 +12,7 @@ ABLATE := target/release/ablate
 help:
 	@echo "make quickstart   build, and judge the example programs: pipelines/judge.yaml"
 	@echo "make test         all tests that need no network"
-	@echo "make generate     renew pipelines/README.md and pipelines/pipeline.schema.json"
+	@echo "make generate     renew pipelines/README.md, pipelines/pipeline.schema.json and tests/versions.json"
 	@echo "make interop      tests against other libraries, in a virtual environment of their own"
 	@echo "make libtorch     fetch libtorch into $(TORCH_FOLDER), unless LIBTORCH says where it is"
 
@@ -42,9 +42,10 @@ $(TORCH_STAMP):
 	touch $@
 endif
 
-# Written from the types that read a pipeline; a test compares them.
+# Written from the types that read a pipeline, and from what the examples of all kinds give; tests whose names begin with
+# `generated_` compare them.
 generate:
-	ABLATE_GENERATE=1 $(CARGO) test -q --workspace --lib generated_files_are_up_to_date
+	ABLATE_GENERATE=1 $(CARGO) test -q --workspace --lib --bins --tests generated_
 
 interop:
 	bash tests/interop/run.sh

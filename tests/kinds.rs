@@ -2,13 +2,14 @@
 
 use crate::lab::Lab;
 use ablate_stages::STAGES;
+use ablate_stages::stage::AnyStage;
 
 #[test]
 fn the_example_of_every_kind_has_no_mistakes() {
     let lab = Lab::new();
     for kind in STAGES {
         let name = format!("{}.yaml", kind.name());
-        lab.write(&name, &format!("name: example\nstages:\n{}\n", indent(kind.example())));
+        lab.write(&name, &example_pipeline(*kind));
         let ran = lab.ablate(&["check", &name]);
         // Files and models that an example names need not be there: that is a note, not a mistake.
         assert!(matches!(ran.code, 0 | 5), "{}:\n{}\n{}", kind.name(), kind.example(), ran.stderr);
@@ -24,6 +25,11 @@ fn every_parameter_of_every_kind_is_explained() {
         }
         assert!(!kind.about().is_empty(), "{}", kind.name());
     }
+}
+
+/// The example of a kind as a pipeline file.
+pub(crate) fn example_pipeline(kind: &dyn AnyStage) -> String {
+    format!("name: example\nstages:\n{}\n", indent(kind.example()))
 }
 
 fn indent(example: &str) -> String {

@@ -1,5 +1,7 @@
 //! A folder with pipelines and a cache of its own, and the command `ablate` in it.
 
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -31,6 +33,12 @@ impl Lab {
 
     pub(crate) fn write(&self, name: &str, text: &str) {
         std::fs::write(self.path(name), text).expect("writing into the lab");
+    }
+
+    /// As [`Lab::write`], of a program that can be run.
+    pub(crate) fn write_program(&self, name: &str, text: &str) {
+        self.write(name, text);
+        std::fs::set_permissions(self.path(name), PermissionsExt::from_mode(0o755)).expect("our own file");
     }
 
     /// The command with these arguments; its cache is in the lab.
@@ -69,6 +77,12 @@ impl Lab {
 pub(crate) fn ran(output: &Output) -> Ran {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     Ran { code: output.status.code().unwrap_or(-1), stdout: text(&output.stdout), stderr: text(&output.stderr) }
+}
+
+/// Says what a test leaves out; past the test harness, which keeps to itself what tests that pass print.
+pub(crate) fn skipped(what: &str) {
+    // Nobody is left to tell when standard error is gone.
+    let _ = writeln!(std::io::stderr(), "SKIPPED: {what}");
 }
 
 pub(crate) fn events(stdout: &str) -> Vec<serde_json::Value> {

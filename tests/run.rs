@@ -48,6 +48,27 @@ fn a_changed_parameter_reruns_what_depends_on_it_and_the_plan_says_why() {
 }
 
 #[test]
+fn another_python_judges_again_and_the_plan_says_why() {
+    let lab = lab();
+    let stages = "problems: { use: load, with: { path: problems.jsonl } }\n  \
+                  programs: { use: references, from: problems }\n  \
+                  verdicts: { use: execute, from: { programs: programs, problems: problems } }\n";
+    lab.write("judged.yaml", &format!("name: judged\nstages:\n  {stages}"));
+    lab.run("judged.yaml", &["--limit", "3"]);
+    // A Python that says that it is another.
+    let path = std::env::var("PATH").expect("a search path");
+    let script = format!("#!/bin/sh\nPATH='{path}' python3 \"$@\" | sed 's/cpython [0-9.]*/cpython 3.99.0/'\n");
+    std::fs::create_dir(lab.path("bin")).expect("a folder of the lab");
+    lab.write_program("bin/python3", &script);
+    let path = format!("{}:{path}", lab.path("bin").display());
+    let output = lab.command(&["plan", "judged.yaml", "--limit", "3"]).env("PATH", path).output();
+    let plan = crate::lab::ran(&output.expect("the command starts")).stdout;
+    let verdicts = plan.lines().find(|line| line.starts_with("verdicts")).unwrap_or(&plan);
+    assert!(verdicts.contains("python cpython 3.") && verdicts.contains("-> cpython 3.99.0"), "{plan}");
+    assert!(plan.ends_with("1 of 3 stages to run\n"), "{plan}");
+}
+
+#[test]
 fn equal_rows_rerun_nothing_below() {
     let lab = lab();
     lab.run("small.yaml", &[]);

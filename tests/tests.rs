@@ -1,7 +1,12 @@
 //! Tests of the command `ablate`, as a user runs it. One binary, so that it is linked once.
 
 mod crash; // killed runners
+mod disk; // disks that are full or read-only
+mod doctor; // what a machine gives and lacks
 mod kinds; // what every kind must keep, over the one list
 mod lab; // a folder with pipelines and a cache, and the command
 mod lm; // the main job with a real model
 mod run; // running, planning, showing
+mod show; // rows that meet a condition
+mod user; // an ordinary user, without root's rights
+mod versions; // what the examples of all kinds give, held against their versions

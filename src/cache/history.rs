@@ -69,15 +69,18 @@ impl Cache {
                 Err(error) => return Err(CacheError::io(doing, &folder, error)),
             }
         }
-        let path = folder.join(PIPELINE);
-        fs::write(&path, pipeline).map_err(|error| CacheError::io(doing, &path, error))?;
-        let path = folder.join(EVENTS);
-        let events = OpenOptions::new()
-            .append(true)
-            .create(true)
-            .open(&path)
-            .map_err(|error| CacheError::io(doing, &path, error))?;
-        Ok(RunEntry { cache: self.clone(), folder, events: Mutex::new(events) })
+        let begin = || {
+            fs::write(folder.join(PIPELINE), pipeline)?;
+            append(&folder.join(EVENTS))
+        };
+        match begin() {
+            Ok(events) => Ok(RunEntry { cache: self.clone(), folder, events: Mutex::new(events) }),
+            Err(error) => {
+                // A run that did not begin is no part of the history.
+                let _ = fs::remove_dir_all(&folder);
+                Err(CacheError::io(doing, &folder, error))
+            }
+        }
     }
 
     /// Returns the history, oldest first.
@@ -146,12 +149,31 @@ impl PastRun {
     pub fn events_path(&self) -> PathBuf {
         self.folder.join(EVENTS)
     }
+
+    /// Returns the path of what a stage's worker wrote.
+    pub fn log_path(&self, stage: &str) -> PathBuf {
+        log_path(&self.folder, stage)
+    }
 }
 
 impl RunEntry {
     /// Returns the entry's folder.
     pub fn folder(&self) -> &Path {
         &self.folder
+    }
+
+    /// Returns the path of what a stage's worker writes.
+    pub fn log_path(&self, stage: &str) -> PathBuf {
+        log_path(&self.folder, stage)
+    }
+
+    /// Opens what a stage's worker writes to, at its end.
+    ///
+    /// # Errors
+    /// `DiskFull`, `NoPermission`, `ReadOnly` or `Io`.
+    pub fn log(&self, stage: &str) -> Result<File, CacheError> {
+        let path = self.log_path(stage);
+        append(&path).map_err(|error| CacheError::io("opening the stage's log", &path, error))
     }
 
     /// Appends an event as one line.
@@ -189,6 +211,15 @@ impl RunEntry {
         let id = self.folder.file_name().expect("a run's folder has a name");
         replace_link(&self.cache.layout().latest_run(), Path::new(id))
     }
+}
+
+fn append(path: &Path) -> io::Result<File> {
+    OpenOptions::new().append(true).create(true).open(path)
+}
+
+/// A `/` in a stage's name (`after/generate`) becomes `+`: files of a run lie in one folder.
+fn log_path(folder: &Path, stage: &str) -> PathBuf {
+    folder.join(format!("{}.log", stage.replace('/', "+")))
 }
 
 /// Makes a symbolic link, over an earlier one if there is one, without a moment in which there is none.

@@ -16,6 +16,7 @@
 //!   .begin_run(name, ..) -> RunEntry / .past_runs()                   history.rs
 //!   .lock / .try_lock / .lock_holder                                  lock.rs
 //!   .scratch() / .state_dir(&key) / .status()                         here, status.rs
+//!   .room() / .check_writable()                                       room.rs
 //! row_digests(&batch, columns), TableHasher                           digest.rs
 //! ```
 //!
@@ -35,6 +36,7 @@ mod history;
 mod layout;
 mod lock;
 mod record;
+mod room;
 mod scratch;
 mod sealed;
 mod status;
@@ -58,6 +60,7 @@ pub use self::history::{PastRun, RunEntry};
 pub use self::layout::{Layout, find_root};
 pub use self::lock::{Lock, host_name};
 pub use self::record::{Cost, FilesOutput, InputNote, Machine, Output, RECORD_FORMAT, Record, TableOutput};
+pub use self::room::Room;
 pub use self::status::{Amount, Status};
 pub use self::store::{Blob, BlobWriter, Take};
 pub use self::table::{Table, TablePart, TableReader, TableWriter};

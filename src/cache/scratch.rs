@@ -123,9 +123,11 @@ fn prepare_root(layout: &Layout) -> Result<(), CacheError> {
         (layout.gitignore(), "*\n"),
     ] {
         match OpenOptions::new().write(true).create_new(true).open(&path) {
-            Ok(mut file) => {
-                file.write_all(text.as_bytes()).map_err(|error| CacheError::io("marking the cache", &path, error))?;
-            }
+            Ok(mut file) => file.write_all(text.as_bytes()).map_err(|error| {
+                // The next writer is to find no mark rather than half of one.
+                let _ = fs::remove_file(&path);
+                CacheError::io("marking the cache", &path, error)
+            })?,
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(error) => return Err(CacheError::io("marking the cache", &path, error)),
         }

@@ -16,9 +16,8 @@ pub(super) fn run(args: &Args) -> Outcome {
     let step = planned
         .find(&args.stage)
         .ok_or_else(|| Failure::new(EXIT_USAGE, format!("the pipeline has no stage `{}`", args.stage)))?;
-    let file = format!("{}.log", args.stage.replace('/', "+"));
     for run in cache.past_runs()?.into_iter().rev().filter(|run| run.name == planned.checked.pipeline.name) {
-        if let Ok(text) = std::fs::read(run.folder.join(&file)) {
+        if let Ok(text) = std::fs::read(run.log_path(&args.stage)) {
             print(&String::from_utf8_lossy(&text))?;
             return Ok(EXIT_OK);
         }

@@ -3,6 +3,7 @@
 mod cache;
 mod check;
 mod compare;
+mod doctor;
 mod export;
 mod logs;
 mod new;
@@ -68,6 +69,8 @@ enum Command {
     Logs(logs::Args),
     /// Looks after the cache
     Cache(cache::Args),
+    /// Says what this machine gives, what is missing, and what to do about it
+    Doctor(doctor::Args),
     /// Serves one stage for the runner
     #[command(hide = true)]
     Worker,
@@ -156,6 +159,7 @@ pub fn main() -> ExitCode {
         Command::Compare(args) => compare::run(&args),
         Command::Logs(args) => logs::run(&args),
         Command::Cache(args) => cache::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
         Command::Worker => worker(),
     };
     match outcome {

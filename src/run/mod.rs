@@ -11,6 +11,8 @@ pub mod planner;
 mod scheduler;
 mod stage;
 
+pub(crate) use executor::lm_worker;
+
 use crate::cache::{Cache, CacheError, Record, RunEntry};
 use ablate_stages::job::Cancel;
 use ablate_stages::stage::{Place, StageError};
@@ -229,7 +231,11 @@ pub fn run(
     });
     let report = Report { steps: ended, wall_s: started.elapsed().as_secs_f64(), cancelled: cancel.is_cancelled() };
     watching.observe(&finished(&report));
-    history::finish(entry, planned, cache, options.limit, &report)?;
+    let kept = history::finish(entry, planned, cache, options.limit, &report);
+    // What stopped a run is worth more words than a history that could not be written after it.
+    if report.is_complete() {
+        kept?;
+    }
     Ok(report)
 }
 
@@ -312,7 +318,7 @@ fn preflight(planned: &Planned, wanted: &BTreeSet<usize>, known: &[Option<Record
             return Err(StageError::Missing { what, fix: "put it there, or change the path".into() }.into());
         }
         if planned.declaration(step).place == Place::Torch {
-            executor::lm_worker()?;
+            lm_worker()?;
         }
     }
     Ok(())

@@ -6,7 +6,8 @@ use crate::digest::Digest;
 use crate::plan::key::{KEY, KeyFields, RECIPE, paths_in, recipe_of_input, without_paths};
 use crate::plan::schema::Checked;
 use ablate_stages::columns::Column;
-use ablate_stages::stage::{ArtifactKind, Columns, Declaration, Environment, InputPort, Role};
+use ablate_stages::sandbox::{Config, Interpreter};
+use ablate_stages::stage::{ArtifactKind, Columns, Declaration, Environment, InputPort, Role, StageError};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
@@ -204,21 +205,11 @@ fn probe(need: Environment, known: &mut BTreeMap<Environment, String>) -> Result
     let Environment::Python = need;
     let version = match known.get(&need) {
         Some(version) => version.clone(),
-        None => python_version()?,
+        None => {
+            let interpreter = Interpreter::find(&Config::default().interpreter).map_err(StageError::from)?;
+            interpreter.version().to_owned()
+        }
     };
     known.insert(need, version.clone());
     Ok(("python", version))
-}
-
-/// The version of the Python that judges programs.
-fn python_version() -> Result<String, RunError> {
-    let asked =
-        std::process::Command::new("python3").args(["-I", "-S", "-c", "import sys; print(sys.version)"]).output();
-    match asked {
-        Ok(output) if output.status.success() => Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned()),
-        _ => {
-            Err(ablate_stages::stage::StageError::Missing { what: "python3".into(), fix: "install Python 3".into() }
-                .into())
-        }
-    }
 }

@@ -15,7 +15,6 @@ use ablate_stages::job::{Cancel, Device, FinishedBatch, OpenContext, TableStream
 use ablate_stages::stage::{ArtifactKind, Columns, Declaration, Place, Role, StageError, Work};
 use arrow::array::RecordBatch;
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock};
@@ -388,7 +387,7 @@ impl<'a> StageRun<'a> {
                 device,
                 cancel: self.cancel.clone(),
             },
-            log: self.log(entry)?,
+            log: entry.log(self.name())?,
         })
     }
 
@@ -429,18 +428,8 @@ impl<'a> StageRun<'a> {
         Ok(Rows::new(batches, schema))
     }
 
-    fn log_path(&self, entry: &RunEntry) -> PathBuf {
-        entry.folder().join(format!("{}.log", self.name().replace('/', "+")))
-    }
-
-    fn log(&self, entry: &RunEntry) -> Result<File, RunError> {
-        let path = self.log_path(entry);
-        let file = OpenOptions::new().create(true).append(true).open(&path);
-        Ok(file.map_err(|error| StageError::file(path, format!("opening the stage's log failed: {error}")))?)
-    }
-
     fn log_blob(&self, entry: &RunEntry) -> Result<Option<crate::cache::Blob>, RunError> {
-        let path = self.log_path(entry);
+        let path = entry.log_path(self.name());
         match std::fs::metadata(&path) {
             Ok(found) if found.len() > 0 => Ok(Some(self.cache.put_file(&path, Take::Copy)?)),
             _ => Ok(None),

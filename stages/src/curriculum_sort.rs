@@ -49,11 +49,11 @@ impl Stage for CurriculumSort {
     const VERSION: u32 = 1;
     const ABOUT: &'static str = "Orders examples from easy to hard, by the columns `bucket` and `position`.";
     const EXAMPLE: &'static str = "\
-problems: { use: load, with: { path: ../examples/problems/align.jsonl } }
+problems: { use: load, with: { path: ../examples/problems/align.jsonl, limit: 12 } }
 base: { use: model, with: { path: ../examples/models/tiny } }
 blocks: { use: segment, from: problems, with: { full: false } }
 middles: { use: fim-generate, from: { blocks: blocks, problems: problems, model: base }, with: { samples: 4, max_tokens: 64 } }
-verdicts: { use: execute, from: { programs: middles, problems: problems } }
+verdicts: { use: execute, from: { programs: middles, problems: problems }, with: { cpu_limit_s: 0.5, max_timeouts: 1 } }
 pairs: { use: pair, from: { samples: middles, verdicts: verdicts, blocks: blocks, problems: problems } }
 ordered: { use: curriculum-sort, from: pairs, with: { by: lines } }
 ";

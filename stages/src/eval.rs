@@ -38,7 +38,7 @@ impl Stage for Eval {
     const VERSION: u32 = 1;
     const ABOUT: &'static str = "Measures how many problems a model solves: `generate`, `execute` and `score` in one.";
     const EXAMPLE: &'static str = "\
-problems: { use: load, with: { path: ../examples/problems/heldout.jsonl } }
+problems: { use: load, with: { path: ../examples/problems/heldout.jsonl, limit: 12 } }
 base: { use: model, with: { path: ../examples/models/tiny } }
 before: { use: eval, from: { problems: problems, model: base }, with: { generate: { max_tokens: 64 } } }
 ";

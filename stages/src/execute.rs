@@ -134,13 +134,10 @@ verdicts: { use: execute, from: { programs: solutions, problems: problems }, wit
 
 fn opening(error: SandboxError) -> StageError {
     match error {
-        SandboxError::Interpreter { .. } => {
-            StageError::Missing { what: "a Python interpreter".into(), fix: error.to_string() }
-        }
         SandboxError::Isolation { .. } => StageError::failed(format!(
             "{error}; `allow_unsafe: true` runs the programs all the same, with the rights of this user"
         )),
-        _ => StageError::failed(error.to_string()),
+        other => other.into(),
     }
 }
 

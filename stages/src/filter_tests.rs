@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::columns::{Problem, TestStyle, Tests, columns_of};
+use crate::job::UnitAnswer;
 use crate::testing::{Ran, run_map, table};
 
 fn problem(id: &str, solutions: &[&str], difficulty: Option<&str>) -> Problem {
@@ -55,6 +56,43 @@ fn solutions_that_fail_a_limit_are_left_out_alone() {
 #[test]
 fn an_expression_sees_the_solutions_that_are_kept() {
     assert_eq!(kept(&run(json!({ "min_lines": 2, "where": "solution|length == 11" }))), ["a:y = 2\nz = 3"]);
+}
+
+#[test]
+fn solutions_have_to_compile_where_that_is_asked() {
+    // CPython's parser gives up on the last one, which no limit of the grammar forbids.
+    let deep = format!("x = {}1", "-".repeat(100_000));
+    let rows = [
+        problem("a", &["x = 08", "x = 8"], None),
+        problem("b", &["print 'no'"], None),
+        problem("c", &["y"], None),
+        problem("d", &["z = 1\0"], None),
+        problem("e", &[&deep], None),
+        problem("f", &[], None),
+    ];
+    let ran = run_map(&Filter, &json!({ "parses": true, "where": "solution|length < 9" }), &rows, &[]);
+    assert_eq!(kept(&ran), ["a:x = 8", "c:y"]);
+    assert_eq!(ran.reasons(), ["parses", "parses", "parses", "no-solution"]);
+    let details: Vec<&str> = ran
+        .answers
+        .iter()
+        .filter_map(|answer| match answer {
+            UnitAnswer::Dropped { detail, .. } => detail.as_deref(),
+            _ => None,
+        })
+        .collect();
+    assert!(details[0].starts_with("SyntaxError: Missing parentheses"), "{details:?}");
+    assert!(details[1].contains("null bytes"), "{details:?}");
+    assert!(!details[2].is_empty(), "{details:?}");
+}
+
+#[test]
+fn only_what_asks_python_depends_on_it() {
+    let columns = InputSchemas::from([("rows".to_owned(), columns_of::<Problem>())]);
+    let declared = |with: serde_json::Value| Filter::declare(&serde_json::from_value(with).unwrap(), &columns).unwrap();
+    assert_eq!(declared(json!({ "parses": true })).environment, [Environment::Python]);
+    assert_eq!(declared(json!({ "parses": true })).place, Place::Sandbox);
+    assert!(declared(json!({ "max_lines": 3 })).environment.is_empty());
 }
 
 #[test]

@@ -115,7 +115,7 @@ impl Stage for FimGenerate {
     const ABOUT: &'static str =
         "Has a model write blocks again as holes between their prefix and suffix, several times each.";
     const EXAMPLE: &'static str = "\
-problems: { use: load, with: { path: ../examples/problems/align.jsonl } }
+problems: { use: load, with: { path: ../examples/problems/align.jsonl, limit: 12 } }
 base: { use: model, with: { path: ../examples/models/tiny } }
 blocks: { use: segment, from: problems }
 middles: { use: fim-generate, from: { blocks: blocks, problems: problems, model: base }, with: { samples: 2, max_tokens: 64 } }

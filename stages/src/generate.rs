@@ -70,7 +70,7 @@ impl Stage for Generate {
     const VERSION: u32 = 1;
     const ABOUT: &'static str = "Has a model solve problems in a conversation; greedy by default.";
     const EXAMPLE: &'static str = "\
-problems: { use: load, with: { path: ../examples/problems/heldout.jsonl } }
+problems: { use: load, with: { path: ../examples/problems/heldout.jsonl, limit: 12 } }
 base: { use: model, with: { path: ../examples/models/tiny } }
 answers: { use: generate, from: { problems: problems, model: base }, with: { max_tokens: 64 } }
 ";

@@ -6,6 +6,7 @@
 pub mod code;
 pub mod columns;
 pub mod command;
+pub mod condition;
 pub mod curriculum_sort;
 pub mod dedupe;
 pub mod documents;

@@ -135,11 +135,11 @@ impl Stage for Pair {
     const ABOUT: &'static str =
         "Makes preference pairs: a wrong sample, and the passing sample of the same target that is nearest to it.";
     const EXAMPLE: &'static str = "\
-problems: { use: load, with: { path: ../examples/problems/align.jsonl } }
+problems: { use: load, with: { path: ../examples/problems/align.jsonl, limit: 12 } }
 base: { use: model, with: { path: ../examples/models/tiny } }
 blocks: { use: segment, from: problems, with: { full: false } }
 middles: { use: fim-generate, from: { blocks: blocks, problems: problems, model: base }, with: { samples: 4, max_tokens: 64 } }
-verdicts: { use: execute, from: { programs: middles, problems: problems } }
+verdicts: { use: execute, from: { programs: middles, problems: problems }, with: { cpu_limit_s: 0.5, max_timeouts: 1 } }
 pairs: { use: pair, from: { samples: middles, verdicts: verdicts, blocks: blocks, problems: problems }, with: { alpha: 0.5 } }
 ";
 

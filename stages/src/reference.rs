@@ -58,8 +58,8 @@ impl Stage for Reference {
 problems: { use: synthesize, with: { split: align, count: 20, seed: 1 } }
 base: { use: model, with: { path: ../examples/models/tiny } }
 blocks: { use: segment, from: problems, with: { full: false } }
-middles: { use: fim-generate, from: { blocks: blocks, problems: problems, model: base } }
-verdicts: { use: execute, from: { programs: middles, problems: problems } }
+middles: { use: fim-generate, from: { blocks: blocks, problems: problems, model: base }, with: { max_tokens: 64 } }
+verdicts: { use: execute, from: { programs: middles, problems: problems }, with: { cpu_limit_s: 0.5, max_timeouts: 1 } }
 pairs: { use: pair, from: { verdicts: verdicts, samples: middles, blocks: blocks, problems: problems } }
 logprobs: { use: reference, from: { examples: pairs, model: base } }
 ";

@@ -268,8 +268,8 @@ impl Stage for Train {
 problems: { use: synthesize, with: { split: align, count: 20, seed: 1 } }
 base: { use: model, with: { path: ../examples/models/tiny } }
 blocks: { use: segment, from: problems, with: { full: false } }
-middles: { use: fim-generate, from: { blocks: blocks, problems: problems, model: base } }
-verdicts: { use: execute, from: { programs: middles, problems: problems } }
+middles: { use: fim-generate, from: { blocks: blocks, problems: problems, model: base }, with: { max_tokens: 64 } }
+verdicts: { use: execute, from: { programs: middles, problems: problems }, with: { cpu_limit_s: 0.5, max_timeouts: 1 } }
 pairs: { use: pair, from: { verdicts: verdicts, samples: middles, blocks: blocks, problems: problems } }
 ordered: { use: curriculum-sort, from: pairs }
 aligned: { use: train, from: { examples: ordered, model: base }, with: { objective: { dpo: { beta: 0.1 } }, learning_rate: 2.0e-5 } }

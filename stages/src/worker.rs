@@ -164,6 +164,19 @@ impl From<WorkerFailure> for StageError {
     }
 }
 
+/// What `ablate-lm --describe` prints, as JSON: what it is and what it finds on this machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LmDescription {
+    /// Its own version, which is that of the `ablate` built with it.
+    pub version: String,
+    /// The version of libtorch, if its folder tells.
+    pub libtorch: Option<String>,
+    /// CUDA devices that can be used.
+    pub cuda_devices: u32,
+    /// Why there are none, if so.
+    pub cuda_problem: Option<String>,
+}
+
 /// Writes one frame.
 ///
 /// # Errors

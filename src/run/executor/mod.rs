@@ -10,7 +10,8 @@ use ablate_stages::stage::{BoundStage, Declaration, Place, StageError};
 use std::collections::BTreeMap;
 use std::fs::File;
 
-pub(super) use self::worker::{lm_worker, signal_workers};
+pub(crate) use self::worker::lm_worker;
+pub(super) use self::worker::signal_workers;
 
 /// A stage that is about to be opened by an executor.
 pub(super) struct Opening<'a> {

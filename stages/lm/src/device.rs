@@ -74,6 +74,18 @@ fn open_cuda() -> Result<(), String> {
         .clone()
 }
 
+/// Returns how many CUDA devices can be used; at least one.
+///
+/// # Errors
+/// Why there are none, in words.
+pub fn cuda_devices() -> Result<u32, String> {
+    open_cuda()?;
+    match Cuda::device_count() {
+        count if count > 0 && Cuda::is_available() => Ok(count as u32),
+        _ => Err("the CUDA driver shows no device".into()),
+    }
+}
+
 /// Returns the version of the libtorch that is running, as its folder tells.
 pub fn libtorch_version() -> Option<String> {
     let folder = libtorch_folder()?;

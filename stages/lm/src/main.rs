@@ -1,16 +1,21 @@
-//! `ablate-lm`: the worker that serves the kinds which need libtorch. `ablate run` starts it; `--version` says what it holds.
+//! `ablate-lm`: the worker that serves the kinds which need libtorch. `ablate run` starts it; `--version` says what it holds,
+//! `--describe` the same for `ablate doctor`.
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 use ablate_stages::job::{Job, OpenContext};
 use ablate_stages::stage::{BoundStage, Declaration, StageError};
-use ablate_stages::worker;
+use ablate_stages::worker::{self, LmDescription};
 use lm::{device, kinds};
 
 fn main() -> ExitCode {
-    if std::env::args().nth(1).as_deref() == Some("--version") {
-        return print_version();
+    match std::env::args().nth(1).as_deref() {
+        Some("--version") => return print(&version(&description())),
+        Some("--describe") => {
+            return print(&serde_json::to_string(&description()).expect("a description is plain data"));
+        }
+        _ => {}
     }
     match worker::serve(&open) {
         Ok(()) => ExitCode::SUCCESS,
@@ -34,11 +39,24 @@ fn open(
     Ok((job, versions))
 }
 
-#[expect(clippy::print_stdout, reason = "the answer to --version")]
-fn print_version() -> ExitCode {
-    let libtorch = device::libtorch_version().unwrap_or_else(|| "of unknown version".into());
-    let cuda = if matches!(device::device("auto"), Ok(found) if found.is_cuda()) { "usable" } else { "not usable" };
-    println!("ablate-lm {}, libtorch {libtorch}, CUDA {cuda}", env!("CARGO_PKG_VERSION"));
+fn description() -> LmDescription {
+    let (cuda_devices, cuda_problem) = match device::cuda_devices() {
+        Ok(count) => (count, None),
+        Err(problem) => (0, Some(problem)),
+    };
+    let version = env!("CARGO_PKG_VERSION").to_owned();
+    LmDescription { version, libtorch: device::libtorch_version(), cuda_devices, cuda_problem }
+}
+
+fn version(found: &LmDescription) -> String {
+    let libtorch = found.libtorch.as_deref().unwrap_or("of unknown version");
+    let cuda = if found.cuda_devices > 0 { "usable" } else { "not usable" };
+    format!("ablate-lm {}, libtorch {libtorch}, CUDA {cuda}", found.version)
+}
+
+#[expect(clippy::print_stdout, reason = "the answer to --version and --describe")]
+fn print(line: &str) -> ExitCode {
+    println!("{line}");
     ExitCode::SUCCESS
 }
 

@@ -28,8 +28,8 @@ pub enum Feature {
 }
 
 impl Feature {
-    /// The name that the zygote uses.
-    pub(super) fn name(self) -> &'static str {
+    /// Its name, as the zygote uses it.
+    pub fn name(self) -> &'static str {
         match self {
             Self::Namespaces => "namespaces",
             Self::Landlock => "landlock",

@@ -25,8 +25,10 @@ mod tests;
 pub use compare::{OutputComparator, ValueComparator};
 pub use isolation::{Feature, Grade, Isolation, MissingFeature};
 pub use judge::{Judgement, Program, Trust, Verdict};
+pub use zygote::Interpreter;
 
-use zygote::{Interpreter, Zygote};
+use crate::stage::StageError;
+use zygote::Zygote;
 
 /// What a sandbox is to be.
 #[derive(Debug, Clone)]
@@ -86,9 +88,7 @@ impl Default for Limits {
 #[derive(Debug, thiserror::Error)]
 pub enum SandboxError {
     /// There is no such interpreter.
-    #[error(
-        "the Python interpreter `{name}` does not run: {problem} (install Python 3, or name another by `interpreter`)"
-    )]
+    #[error("the Python interpreter `{name}` does not run: {problem}")]
     Interpreter {
         /// As it was named.
         name: String,
@@ -128,6 +128,18 @@ pub enum SandboxError {
     System(#[from] nix::Error),
 }
 
+impl From<SandboxError> for StageError {
+    fn from(error: SandboxError) -> Self {
+        match error {
+            SandboxError::Interpreter { name, problem } => Self::Missing {
+                what: format!("the Python interpreter `{name}`"),
+                fix: format!("install Python 3, or mend it: {problem}"),
+            },
+            other => Self::failed(other.to_string()),
+        }
+    }
+}
+
 fn fixes(isolation: &Isolation) -> String {
     let missing: Vec<String> = isolation
         .missing
@@ -159,9 +171,9 @@ impl Sandbox {
         Ok(Self { interpreter, config, zygote })
     }
 
-    /// The interpreter's kind and version, as `cpython 3.11.7`: what verdicts depend on beside the programs.
-    pub fn python_version(&self) -> &str {
-        &self.zygote.python
+    /// The interpreter that programs run on.
+    pub fn interpreter(&self) -> &Interpreter {
+        &self.interpreter
     }
 
     /// How programs are shut in here.

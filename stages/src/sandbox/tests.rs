@@ -59,7 +59,9 @@ fn the_machine_at_hand_shuts_programs_in_or_says_why_not() {
     let isolation = sandbox.isolation();
     assert!(isolation.grade >= Grade::Partial, "{isolation:?}");
     assert_eq!(isolation.grade == Grade::Full, isolation.missing.is_empty(), "{isolation:?}");
-    assert!(sandbox.python_version().starts_with("cpython 3."), "{}", sandbox.python_version());
+    let python = sandbox.interpreter();
+    assert!(python.version().starts_with("cpython 3."), "{python:?}");
+    assert!(python.path().is_absolute(), "{python:?}");
 }
 
 #[test]

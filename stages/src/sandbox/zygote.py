@@ -721,10 +721,7 @@ BUILTINS = dict(builtins.__dict__)
 MODULES = {name: module for name, module in sys.modules.items() 
            if name != "__main__" and not name.startswith("_") and type(module) is types.ModuleType}
 PRISTINE = [(module, dict(module.__dict__)) for module in {id(m): m for m in MODULES.values() if m is not sys}.values()]
-CONTROL.send(json.dumps({
-    "python": "%s %s" % (sys.implementation.name, ".".join(map(str, sys.version_info[:3]))),
-    "in_force": STATE.force, "missing": STATE.missing,
-}).encode())
+CONTROL.send(json.dumps({"in_force": STATE.force, "missing": STATE.missing}).encode())
 gc.collect()
 gc.freeze()
 serve()

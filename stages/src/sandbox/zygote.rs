@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{IoSlice, Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 /// The program that the zygote runs.
@@ -28,17 +28,23 @@ if get('Py_ENABLE_SHARED'): paths.append(os.path.join(get('LIBDIR'), get('INSTSO
 multi = get('MULTIARCH') or ''
 paths += ['/lib', '/lib64', '/usr/lib64', '/usr/lib/' + multi, '/lib/' + multi] if multi else ['/lib', '/lib64', '/usr/lib', '/usr/lib64']
 exe = os.path.realpath(sys.executable)
-print(json.dumps({'exe': exe, 'visible': [exe] + paths}))";
+version = '%s %s' % (sys.implementation.name, '.'.join(map(str, sys.version_info[:3])))
+print(json.dumps({'exe': exe, 'version': version, 'visible': [exe] + paths}))";
 
 /// A real interpreter, found behind whatever shims there are.
 #[derive(Debug, Clone, Deserialize)]
-pub(super) struct Interpreter {
+pub struct Interpreter {
     exe: PathBuf,
+    version: String,
     visible: Vec<String>,
 }
 
 impl Interpreter {
-    pub(super) fn find(name: &str) -> Result<Self, SandboxError> {
+    /// Asks the interpreter of this name what it is; takes as long as Python takes to start. `name` is as in [`Config::interpreter`].
+    ///
+    /// # Errors
+    /// [`SandboxError::Interpreter`] where it does not run.
+    pub fn find(name: &str) -> Result<Self, SandboxError> {
         let failed = |problem: String| SandboxError::Interpreter { name: name.into(), problem };
         let output = Command::new(name)
             .args(["-s", "-S", "-B", "-c", ASK])
@@ -53,8 +59,8 @@ impl Interpreter {
         let mut visible: Vec<String> = Vec::new();
         for path in std::mem::take(&mut found.visible) {
             let below = |whole: &String| path == *whole || path.starts_with(&format!("{whole}/"));
-            let real = std::path::Path::new(&path);
-            if real.exists() && !visible.iter().any(|whole| below(whole) && !std::path::Path::new(whole).is_symlink()) {
+            let real = Path::new(&path);
+            if real.exists() && !visible.iter().any(|whole| below(whole) && !Path::new(whole).is_symlink()) {
                 // `/lib/x86_64-linux-gnu` where `/lib` is a link to `usr/lib`: seen through the link.
                 if real.parent().is_none_or(|parent| !parent.is_symlink()) {
                     visible.push(path);
@@ -64,6 +70,16 @@ impl Interpreter {
         found.visible = visible;
         Ok(found)
     }
+
+    /// The program itself.
+    pub fn path(&self) -> &Path {
+        &self.exe
+    }
+
+    /// Kind and version, as `cpython 3.11.7`: what verdicts depend on beside the programs.
+    pub fn version(&self) -> &str {
+        &self.version
+    }
 }
 
 /// A running zygote.
@@ -71,8 +87,6 @@ impl Interpreter {
 pub(super) struct Zygote {
     child: Child,
     control: OwnedFd,
-    /// As `cpython 3.11.7`.
-    pub(super) python: String,
     /// How programs are shut in.
     pub(super) isolation: Isolation,
     /// Where Landlock alone guards the files, programs write here; emptied after each.
@@ -84,8 +98,6 @@ pub(super) struct Zygote {
 struct Hello {
     #[serde(default)]
     failed: Option<String>,
-    #[serde(default)]
-    python: String,
     #[serde(default)]
     in_force: Vec<String>,
     #[serde(default)]
@@ -177,7 +189,7 @@ impl Zygote {
             .map_err(|error| SandboxError::Start(format!("{}: {error}", interpreter.exe.display())))?;
         setsockopt(&control, sockopt::ReceiveTimeout, &TimeVal::seconds(60))?;
         let isolation = Isolation::graded(Vec::new(), &BTreeMap::new());
-        let mut zygote = Self { child, control, python: String::new(), isolation, work, _folder: folder };
+        let mut zygote = Self { child, control, isolation, work, _folder: folder };
         let answer = zygote.receive().map_err(|error| {
             let said = contents(log, 2000).unwrap_or_default();
             SandboxError::Start(format!("the zygote said nothing ({error}): {}", String::from_utf8_lossy(&said).trim()))
@@ -186,7 +198,6 @@ impl Zygote {
         if let Some(problem) = hello.failed {
             return Ok(Err(problem));
         }
-        zygote.python = hello.python;
         zygote.isolation = Isolation::graded(hello.in_force, &hello.missing);
         Ok(Ok(zygote))
     }
@@ -282,7 +293,7 @@ impl Drop for Zygote {
 }
 
 /// Removes whatever a program left in its folder.
-fn empty(folder: &std::path::Path) -> std::io::Result<()> {
+fn empty(folder: &Path) -> std::io::Result<()> {
     for entry in std::fs::read_dir(folder)? {
         let entry = entry?;
         if entry.file_type()?.is_dir() {
