@@ -10,14 +10,14 @@ ABLATE := target/release/ablate
 .PHONY: help quickstart build test libtorch generate interop
 
 help:
-	@echo "make quickstart   build, and judge the example programs: pipelines/judge.yaml"
+	@echo "make quickstart   build, and align a tiny model beside three controls: pipelines/quickstart.yaml"
 	@echo "make test         all tests that need no network"
 	@echo "make generate     renew pipelines/README.md, pipelines/pipeline.schema.json and tests/versions.json"
 	@echo "make interop      tests against other libraries, in a virtual environment of their own"
 	@echo "make libtorch     fetch libtorch into $(TORCH_FOLDER), unless LIBTORCH says where it is"
 
 quickstart: build
-	$(ABLATE) run pipelines/judge.yaml
+	$(ABLATE) run pipelines/quickstart.yaml
 
 build: libtorch
 	$(CARGO) build --release -p ablate -p lm

@@ -37,6 +37,7 @@ fn the_quickstart_aligns_compares_and_knows_what_a_change_concerns() {
     let lab = quickstart();
     let first = lab.run("quickstart.yaml", &SMALL);
     assert!(stages(&first, "stage_failed").is_empty());
+    // Without the last setting: how often a training saves its state is in no key.
     let compared = lab.ok(&[&["compare", "quickstart.yaml", "--format", "json"], &SMALL[..8]].concat());
     let compared: serde_json::Value = serde_json::from_str(&compared.stdout).expect("a comparison");
     let rows: Vec<&str> = compared["rows"].as_array().unwrap().iter().filter_map(|row| row["stage"].as_str()).collect();

@@ -53,7 +53,10 @@ impl Planned {
             let stage = &checked.pipeline.stages[stage_index];
             let declaration = &checked.declarations[&stage.name];
             let kind = stage.bound.kind();
-            let parameters = stage.bound.params();
+            let mut parameters = stage.bound.params();
+            if let Some(parameters) = parameters.as_object_mut() {
+                parameters.retain(|name, _| !kind.not_in_key().contains(&name.as_str()));
+            }
             let (mut digests, mut files, mut missing_files) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
             for (parameter, path) in paths_in(&parameters) {
                 if path.exists() {

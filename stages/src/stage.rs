@@ -24,6 +24,8 @@ pub trait Stage: Send + Sync + 'static {
     const ABOUT: &'static str;
     /// `stages:` of a small pipeline that uses the kind; a test runs it.
     const EXAMPLE: &'static str;
+    /// Parameters that say how the work is done and not what comes out: they are in no key, so changing one reruns nothing.
+    const NOT_IN_KEY: &'static [&'static str] = &[];
 
     /// Input ports, outputs and how the work is cut. Pure: no data, clock or device.
     ///
@@ -514,6 +516,8 @@ pub trait AnyStage: Send + Sync {
     fn about(&self) -> &'static str;
     /// [`Stage::EXAMPLE`].
     fn example(&self) -> &'static str;
+    /// [`Stage::NOT_IN_KEY`].
+    fn not_in_key(&self) -> &'static [&'static str];
     /// The JSON Schema of the parameters.
     fn params_schema(&self) -> Schema;
     /// Reads the parameters; defaults are filled in.
@@ -560,6 +564,9 @@ impl<S: Stage> AnyStage for S {
     }
     fn example(&self) -> &'static str {
         S::EXAMPLE
+    }
+    fn not_in_key(&self) -> &'static [&'static str] {
+        S::NOT_IN_KEY
     }
     fn params_schema(&self) -> Schema {
         schemars::schema_for!(S::Params)

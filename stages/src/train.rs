@@ -274,6 +274,7 @@ pairs: { use: pair, from: { verdicts: verdicts, samples: middles, blocks: blocks
 ordered: { use: curriculum-sort, from: pairs }
 aligned: { use: train, from: { examples: ordered, model: base }, with: { objective: { dpo: { beta: 0.1 } }, learning_rate: 2.0e-5 } }
 ";
+    const NOT_IN_KEY: &'static [&'static str] = &["micro_batch_tokens", "save_every_minutes"];
 
     fn declare(params: &Params, inputs: &InputSchemas) -> Result<Declaration, SchemaError> {
         params.check()?;
