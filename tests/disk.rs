@@ -55,7 +55,7 @@ fn assert_whole(cache: &Path) {
             assert!(serde_json::from_slice::<serde_json::Value>(&bytes).is_ok(), "{}", record.display());
         }
     }
-    assert_eq!(files(&cache.join("tmp")), [PathBuf::new(); 0]);
+    assert_eq!(files(&cache.join("tmp")), Vec::<PathBuf>::new());
 }
 
 const FULL: &str = r#"

@@ -25,7 +25,7 @@ pub(super) struct Args {
     /// Only these columns
     #[arg(long, value_delimiter = ',')]
     columns: Vec<String>,
-    /// Only rows of which this is true, an expression as in `filter`: 'verdict != "passed" and tests_total > 3'
+    /// Only rows of which this is true, an expression as in `filter`: `verdict != "passed" and tests_total > 3`
     #[arg(long = "where", value_name = "EXPRESSION")]
     condition: Option<String>,
     /// How to print
@@ -42,7 +42,7 @@ pub(super) fn run(args: &Args) -> Outcome {
         return Ok(EXIT_OK);
     };
     let names: Vec<String> = table.schema.fields().iter().map(|field| field.name().clone()).collect();
-    for column in args.columns.iter().filter(|column| !names.contains(column)) {
+    if let Some(column) = args.columns.iter().find(|column| !names.contains(column)) {
         let near = nearest(column, &names).map(|near| format!(" (did you mean `{near}`?)")).unwrap_or_default();
         let message = format!("`{}` has no column `{column}`{near}; it has {}", args.output, names.join(", "));
         return Err(Failure::new(EXIT_USAGE, message));

@@ -76,7 +76,8 @@ impl Condition {
     /// [`ConditionError::UnknownColumn`], for the first that is none.
     pub fn check<'a>(&self, columns: impl Iterator<Item = &'a str> + Clone) -> Result<(), ConditionError> {
         let has = |name: &str| columns.clone().any(|column| column == name);
-        match self.names.iter().find(|name| !has(name) && !(*name == SOLUTION && has(SOLUTIONS))) {
+        let is_there = |name: &str| has(name) || (name == SOLUTION && has(SOLUTIONS));
+        match self.names.iter().find(|name| !is_there(name)) {
             None => Ok(()),
             Some(name) => Err(ConditionError::UnknownColumn {
                 name: name.clone(),

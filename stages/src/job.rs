@@ -8,6 +8,8 @@ use crate::stage::StageError;
 use arrow::array::{RecordBatch, RecordBatchOptions, UInt32Array};
 use arrow::compute::{concat_batches, take_record_batch};
 use arrow_schema::{FieldRef, SchemaRef};
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::TimeValLike;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_arrow::ArrayBuilder;
 use std::cell::RefCell;
@@ -17,6 +19,13 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+
+/// CPU seconds that this thread has used.
+pub fn thread_cpu_s() -> f64 {
+    getrusage(UsageWho::RUSAGE_THREAD).map_or(0.0, |usage| {
+        (usage.user_time().num_microseconds() + usage.system_time().num_microseconds()) as f64 / 1e6
+    })
+}
 
 /// The device of torch kinds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -492,12 +501,24 @@ pub trait WholeSink {
 pub struct WholeOutputs<'a> {
     schemas: BTreeMap<String, SchemaRef>,
     sink: &'a mut dyn WholeSink,
+    helper_cpu_s: f64,
 }
 
 impl<'a> WholeOutputs<'a> {
     /// Outputs with these tables.
     pub fn new(tables: impl IntoIterator<Item = (String, Vec<Column>)>, sink: &'a mut dyn WholeSink) -> Self {
-        Self { schemas: tables.into_iter().map(|(name, columns)| (name, schema_of(&columns))).collect(), sink }
+        let schemas = tables.into_iter().map(|(name, columns)| (name, schema_of(&columns))).collect();
+        Self { schemas, sink, helper_cpu_s: 0.0 }
+    }
+
+    /// Adds CPU seconds of threads that the job has started: the runner sees the job's own thread only.
+    pub fn add_cpu(&mut self, seconds: f64) {
+        self.helper_cpu_s += seconds;
+    }
+
+    /// The CPU seconds added so far.
+    pub fn helper_cpu_s(&self) -> f64 {
+        self.helper_cpu_s
     }
 
     /// Appends rows to an output table.

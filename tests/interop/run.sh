@@ -11,6 +11,6 @@ if [ -z "${INTEROP_VENV:-}" ] && ! cmp -s tests/interop/requirements.txt "$venv/
     cp tests/interop/requirements.txt "$venv/requirements.stamp"
 fi
 target=${CARGO_TARGET_DIR:-target}
-cargo build --quiet -p lm --example probe --example dpo_gradients
+cargo build --quiet --workspace --example probe --example dpo_gradients
 "$venv/bin/python" tests/interop/lm.py "$target/debug/examples/probe"
 "$venv/bin/python" tests/interop/trl_dpo.py "$target/debug/examples/dpo_gradients"

@@ -3,10 +3,10 @@
 use super::{Opening, Ran};
 use crate::run::RunError;
 use ablate_stages::columns::Column;
-use ablate_stages::job::{self, FinishedBatch, Job, TableStream, UnitBatch, WholeInputs, WholeOutputs, WholeSink};
+use ablate_stages::job::{
+    self, FinishedBatch, Job, TableStream, UnitBatch, WholeInputs, WholeOutputs, WholeSink, thread_cpu_s,
+};
 use ablate_stages::stage::{ArtifactKind, StageError};
-use nix::sys::resource::{UsageWho, getrusage};
-use nix::sys::time::TimeValLike;
 use std::collections::BTreeMap;
 
 pub(super) fn run_units(
@@ -39,13 +39,8 @@ pub(super) fn run_whole(
             StageError::failed("the kind declares no units and opens a map job; this is a bug of the kind").into()
         );
     };
-    job.run(&mut WholeInputs { tables }, &mut WholeOutputs::new(outputs, sink))?;
+    let mut outputs = WholeOutputs::new(outputs, sink);
+    job.run(&mut WholeInputs { tables }, &mut outputs)?;
     opening.context.cancel.check()?;
-    Ok(Ran { cpu_s: thread_cpu_s() - before, ..Ran::default() })
-}
-
-fn thread_cpu_s() -> f64 {
-    getrusage(UsageWho::RUSAGE_THREAD).map_or(0.0, |usage| {
-        (usage.user_time().num_microseconds() + usage.system_time().num_microseconds()) as f64 / 1e6
-    })
+    Ok(Ran { cpu_s: thread_cpu_s() - before + outputs.helper_cpu_s(), ..Ran::default() })
 }

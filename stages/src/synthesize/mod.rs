@@ -18,7 +18,7 @@ pub use families::Family;
 pub use mutate::{InsideHabit, WholeHabit};
 
 use crate::columns::{Case, Check, Problem, TestStyle, Tests, columns_of};
-use crate::job::{Cancel, Job, OpenContext, WholeInputs, WholeJob, WholeOutputs};
+use crate::job::{Cancel, Job, OpenContext, WholeInputs, WholeJob, WholeOutputs, thread_cpu_s};
 use crate::random::{Random, stable_id};
 use crate::stage::{Declaration, InputSchemas, OutputPort, SchemaError, Stage, StageError};
 use schemars::JsonSchema;
@@ -188,10 +188,11 @@ struct SynthesizeJob {
 
 impl WholeJob for SynthesizeJob {
     fn run(&mut self, _inputs: &mut WholeInputs<'_>, out: &mut WholeOutputs<'_>) -> Result<(), StageError> {
-        let problems = synthesize(&self.params, self.threads, &self.cancel, &mut |done, total| {
+        let made = synthesize(&self.params, self.threads, &self.cancel, &mut |done, total| {
             out.progress(done as u64, total as u64, "");
         })?;
-        out.push("problems", &problems)
+        out.add_cpu(made.cpu_s);
+        out.push("problems", &made.problems)
     }
 }
 
@@ -204,6 +205,15 @@ struct Candidate {
     problem: Problem,
 }
 
+/// What was made.
+#[derive(Debug)]
+pub struct Synthesized {
+    /// The problems.
+    pub problems: Vec<Problem>,
+    /// CPU seconds of the threads that made them.
+    pub cpu_s: f64,
+}
+
 /// Makes the problems of these parameters. Attempts are numbered and drawn apart, and accepted in the order of their numbers, so the
 /// number of threads changes nothing.
 ///
@@ -214,7 +224,7 @@ pub fn synthesize(
     threads: usize,
     cancel: &Cancel,
     progress: &mut dyn FnMut(usize, usize),
-) -> Result<Vec<Problem>, StageError> {
+) -> Result<Synthesized, StageError> {
     synthesize_within(params, 100_000 + 300 * params.count, threads, cancel, progress)
 }
 
@@ -224,13 +234,13 @@ fn synthesize_within(
     threads: usize,
     cancel: &Cancel,
     progress: &mut dyn FnMut(usize, usize),
-) -> Result<Vec<Problem>, StageError> {
+) -> Result<Synthesized, StageError> {
     let per_composition = params.per_composition.unwrap_or(if params.split == Split::Base { usize::MAX } else { 1 });
     let mut problems: Vec<Problem> = Vec::with_capacity(params.count);
     let mut compositions = BTreeMap::<String, usize>::new();
     let mut questions = BTreeSet::new();
     let mut full = BTreeSet::new();
-    let mut attempt = 0;
+    let (mut attempt, mut cpu_s) = (0, 0.0);
     while problems.len() < params.count {
         cancel.check()?;
         if attempt >= max_attempts {
@@ -240,7 +250,9 @@ fn synthesize_within(
                 params.count
             )));
         }
-        for candidate in wave(params, attempt, threads, &full).into_iter().flatten() {
+        let (candidates, wave_cpu_s) = wave(params, attempt, threads, &full);
+        cpu_s += wave_cpu_s;
+        for candidate in candidates.into_iter().flatten() {
             let used = compositions.entry(candidate.key).or_default();
             if problems.len() == params.count
                 || *used >= per_composition
@@ -255,23 +267,27 @@ fn synthesize_within(
         attempt += WAVE;
         progress(problems.len(), params.count);
     }
-    Ok(problems)
+    Ok(Synthesized { problems, cpu_s })
 }
 
-fn wave(params: &Params, first: usize, threads: usize, full: &BTreeSet<String>) -> Vec<Option<Candidate>> {
+/// The attempts from `first` on, and the CPU seconds that they took.
+fn wave(params: &Params, first: usize, threads: usize, full: &BTreeSet<String>) -> (Vec<Option<Candidate>>, f64) {
     let mut results: Vec<Option<Candidate>> = Vec::new();
     results.resize_with(WAVE, || None);
     let share = WAVE.div_ceil(threads);
-    std::thread::scope(|scope| {
+    let cpu_s = std::thread::scope(|scope| {
+        let mut helpers = Vec::new();
         for (number, slots) in results.chunks_mut(share).enumerate() {
-            scope.spawn(move || {
+            helpers.push(scope.spawn(move || {
                 for (offset, slot) in slots.iter_mut().enumerate() {
                     *slot = attempt(params, first + number * share + offset, full);
                 }
-            });
+                thread_cpu_s()
+            }));
         }
+        helpers.into_iter().map(|helper| helper.join().expect("an attempt does not panic")).sum()
     });
-    results
+    (results, cpu_s)
 }
 
 /// One attempt at a problem: nothing where it is of another split, used up, or degenerate.

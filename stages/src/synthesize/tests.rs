@@ -9,7 +9,7 @@ fn params(split: Split, count: usize) -> Params {
 }
 
 fn make(params: &Params, threads: usize) -> Vec<Problem> {
-    synthesize(params, threads, &Cancel::default(), &mut |_, _| {}).unwrap()
+    synthesize(params, threads, &Cancel::default(), &mut |_, _| {}).unwrap().problems
 }
 
 #[test]
