@@ -103,3 +103,27 @@ fn a_training_that_is_killed_goes_on_and_ends_with_the_same_weights() {
     lab.ok(&run);
     assert_eq!(weights(&lab, "aligned"), weights(&undisturbed, "aligned"));
 }
+
+#[test]
+fn an_empty_table_goes_through_every_stage_and_training_refuses_it() {
+    let lab = quickstart();
+    let empty = [&["run", "quickstart.yaml"], &SMALL[..], &["--set", "clean.where=\"false\""]].concat();
+    let ran = lab.ablate(&empty);
+    assert_ne!(ran.code, 0);
+    for stage in
+        ["clean", "blocks", "middles", "verdicts", "pairs", "ordered", "answers", "answer-verdicts", "fewer-pairs"]
+    {
+        let line = ran.stderr.lines().find(|line| {
+            let mut words = line.split_whitespace();
+            words.next() == Some(stage) && matches!(words.next(), Some("done" | "cached"))
+        });
+        assert!(line.is_some_and(|line| line.contains(" 0 rows")), "{stage}: {}", ran.stderr);
+    }
+    for stage in ["aligned", "plain-dpo", "data-equal", "chosen-only"] {
+        let refused = format!("stage `{stage}`: input `examples`: there are no rows, so there is nothing to train on");
+        assert!(ran.stderr.contains(&refused), "{}", ran.stderr);
+    }
+    // What does not depend on it is done all the same.
+    let before = lab.ok(&[&["show", "quickstart.yaml", "before.metrics"], &SMALL[..]].concat());
+    assert!(before.stdout.contains("pass@1"), "{}", before.stdout);
+}
