@@ -172,3 +172,108 @@ fn what_is_exported_is_what_is_shown() {
     let refused = lab.ablate(&["export", "small.yaml", "blocks", "blocks.jsonl"]);
     assert_eq!(refused.code, 2, "an existing file is never written over: {}", refused.stderr);
 }
+
+#[test]
+fn a_file_that_changes_under_a_stage_is_an_error_and_nothing_is_recorded() {
+    let lab = lab();
+    lab.write("extra.txt", "first");
+    let copy = "[bash, -c, 'cat extra.txt > seen; touch \"$0\"; while [ -e \"$0\" ]; do sleep 0.02; done; cp inputs/rows.parquet outputs/copy.parquet']";
+    let waiting = lab.path("waiting");
+    let copy = copy.replace("$0", &waiting.display().to_string());
+    lab.write(
+        "copy.yaml",
+        &format!(
+            "name: copy\nstages:\n  problems: {{ use: load, with: {{ path: problems.jsonl }} }}\n  copied:\n    use: command\n    from: problems\n    with: {{ run: {copy}, files: [extra.txt], outputs: {{ copy: {{ problem_id: string }} }} }}\n"
+        ),
+    );
+    let mut child = lab.command(&["run", "copy.yaml"]).stderr(std::process::Stdio::piped()).spawn().expect("it starts");
+    while !waiting.exists() {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    lab.write("extra.txt", "second");
+    std::fs::remove_file(&waiting).expect("the program made it");
+    let mut said = String::new();
+    std::io::Read::read_to_string(&mut child.stderr.take().expect("piped"), &mut said).expect("text");
+    assert_eq!(child.wait().expect("it was started").code(), Some(4), "{said}");
+    assert!(said.contains("extra.txt: the file changed while it was read"), "{said}");
+    lab.write("extra.txt", "first");
+    let plan = lab.ok(&["plan", "copy.yaml"]).stdout;
+    assert!(plan.ends_with("1 of 2 stages to run\n"), "{plan}");
+}
+
+#[test]
+fn a_cached_run_is_the_last_run_too() {
+    let lab = lab();
+    lab.run("small.yaml", &[]);
+    lab.run("small.yaml", &["--set", "blocks.kinds=[if]"]);
+    let again = lab.run("small.yaml", &[]);
+    assert!(stages(&again, "stage_started").is_empty());
+    let plan = lab.ok(&["plan", "small.yaml", "--set", "blocks.kinds=[while]"]).stdout;
+    assert!(plan.contains(r#"kinds ["if","for"] -> ["while"]"#), "{plan}");
+}
+
+#[test]
+fn a_worker_that_speaks_another_language_ends_the_stage_at_once() {
+    let lab = lab();
+    let worker = lab.path("worker");
+    std::fs::write(
+        &worker,
+        "#!/bin/sh\nprintf '\\020\\000\\000\\000\\000\\000\\000\\000no frame of yours'\nsleep 600\n",
+    )
+    .expect("a script");
+    std::fs::set_permissions(&worker, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("it is ours");
+    lab.write(
+        "lm.yaml",
+        "name: lm\nstages:\n  problems: { use: load, with: { path: problems.jsonl } }\n  base: { use: model, with: { path: ../examples/models/tiny } }\n  answers: { use: generate, from: { problems: problems, model: base } }\n",
+    );
+    let output = lab.command(&["run", "lm.yaml"]).env("ABLATE_LM", &worker).output().expect("it starts");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(4), "{said}");
+    assert!(said.contains("its worker speaks another language"), "{said}");
+}
+
+#[test]
+fn without_python_what_does_not_need_it_is_planned_shown_and_run() {
+    let lab = lab();
+    lab.write(
+        "judge.yaml",
+        "name: judge\nstages:\n  problems: { use: load, with: { path: problems.jsonl } }\n  programs: { use: references, from: problems }\n  verdicts: { use: execute, from: { programs: programs, problems: problems } }\n",
+    );
+    let without = |arguments: &[&str]| {
+        crate::lab::ran(&lab.command(arguments).env("PATH", lab.path("")).output().expect("it starts"))
+    };
+    let checked = without(&["check", "judge.yaml"]);
+    assert_eq!(checked.code, 0, "{}", checked.stderr);
+    assert!(checked.stdout.contains("1 thing is missing on this machine"), "{}", checked.stdout);
+    assert!(checked.stderr.contains("kind `execute`"), "{}", checked.stderr);
+    assert_eq!(without(&["run", "judge.yaml", "programs"]).code, 0);
+    assert_eq!(without(&["show", "judge.yaml", "problems"]).code, 0);
+    let ran = without(&["run", "judge.yaml"]);
+    assert_eq!(ran.code, 5, "{}", ran.stderr);
+}
+
+#[test]
+fn a_command_and_what_it_started_end_with_the_run() {
+    let lab = lab();
+    let waiting = lab.path("waiting");
+    let run = format!("[bash, -c, 'sleep 600 & echo $! > {}; wait']", waiting.display());
+    lab.write(
+        "wait.yaml",
+        &format!(
+            "name: wait\nstages:\n  problems: {{ use: load, with: {{ path: problems.jsonl }} }}\n  waits:\n    use: command\n    from: problems\n    with: {{ run: {run}, outputs: {{ out: {{ problem_id: string }} }} }}\n"
+        ),
+    );
+    let mut child = lab.command(&["run", "wait.yaml"]).spawn().expect("it starts");
+    let started = loop {
+        match std::fs::read_to_string(&waiting).ok().and_then(|text| text.trim().parse::<i32>().ok()) {
+            Some(started) => break started,
+            None => std::thread::sleep(std::time::Duration::from_millis(10)),
+        }
+    };
+    let interrupt = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+    assert!(interrupt.is_ok_and(|status| status.success()));
+    assert_ne!(child.wait().expect("it was started").code(), Some(0));
+    // A killed orphan stays a zombie until init reaps it.
+    let state = std::fs::read_to_string(format!("/proc/{started}/stat")).unwrap_or_default();
+    assert!(state.is_empty() || state.contains(") Z "), "{state}");
+}

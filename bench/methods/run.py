@@ -45,7 +45,7 @@ def main():
                 test = against.get("test")
                 run = {"stage": row["stage"], "rate": rate, "seed": int(seed), "pass@1": row["value"], "interval": row["interval"], "problems": row["n"]}
                 if against:
-                    run |= {"difference": against["difference"], "won": against["won"], "lost": against["lost"], "p": test and test[0]}
+                    run |= {"difference": against["difference"], "won_lost": against["won_lost"], "p": test and test[0]}
                 runs.append(run)
                 print(json.dumps(run), file=sys.stderr)
     means = {}

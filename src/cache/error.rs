@@ -1,6 +1,5 @@
 //! What can go wrong in the cache, in words that say what to do.
 
-use std::error::Error;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -52,11 +51,19 @@ pub enum CacheError {
         source: io::Error,
     },
     /// Any other failure of the system.
-    #[error("{}: {doing} failed", path.display())]
+    #[error("{}: {doing} failed: {source}", path.display())]
     Io {
         /// What was being done.
         doing: &'static str,
         /// The file or folder concerned.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A file that a pipeline names cannot be read by this user.
+    #[error("{}: this user may not read it: ask its owner for access, or name another file", path.display())]
+    Unreadable {
+        /// The file or folder.
         path: PathBuf,
         /// What the system said.
         source: io::Error,
@@ -124,7 +131,7 @@ pub enum CacheError {
         found: String,
     },
     /// Arrow or Parquet refused the data.
-    #[error("{}: {doing} failed", path.display())]
+    #[error("{}: {doing} failed: {source}", path.display())]
     Table {
         /// What was being done.
         doing: &'static str,
@@ -163,6 +170,14 @@ impl CacheError {
         }
     }
 
+    /// Returns the error for a file that is not the cache's own.
+    pub(super) fn input(path: &Path, source: io::Error) -> Self {
+        match source.kind() {
+            io::ErrorKind::PermissionDenied => Self::Unreadable { path: path.to_owned(), source },
+            _ => Self::io("reading a file of the pipeline", path, source),
+        }
+    }
+
     /// Returns the error for a failure inside Parquet; a full disk below it stays a full disk.
     pub(super) fn parquet(doing: &'static str, path: &Path, source: ParquetError) -> Self {
         match source {
@@ -184,18 +199,6 @@ impl CacheError {
             },
             source => Self::Table { doing, path: path.to_owned(), source: source.into() },
         }
-    }
-
-    /// Returns the error and its causes in one line, for lists of problems.
-    pub fn chain(&self) -> String {
-        let mut text = self.to_string();
-        let mut cause = self.source();
-        while let Some(error) = cause {
-            text.push_str(": ");
-            text.push_str(&error.to_string());
-            cause = error.source();
-        }
-        text
     }
 }
 

@@ -26,7 +26,6 @@ use crate::digest::Digest;
 
 /// How long a file must have been left alone before its times are trusted.
 const SETTLED_NS: i128 = 2_000_000_000;
-const DOING: &str = "computing the digest of a file";
 
 /// The digest of a file or folder, and what it cost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,7 +53,7 @@ struct Stat {
 
 impl Stat {
     fn of(path: &Path) -> Result<Self, CacheError> {
-        let found = fs::metadata(path).map_err(|error| CacheError::io(DOING, path, error))?;
+        let found = fs::metadata(path).map_err(|error| CacheError::input(path, error))?;
         let nanoseconds = |seconds: i64, rest: i64| seconds.saturating_mul(1_000_000_000).saturating_add(rest);
         Ok(Self {
             bytes: found.len(),
@@ -112,8 +111,8 @@ impl Cache {
     }
 
     pub(super) fn digest_path_at(&self, path: &Path, now: SystemTime) -> Result<PathDigest, CacheError> {
-        let path = std::path::absolute(path).map_err(|error| CacheError::io(DOING, path, error))?;
-        let is_folder = fs::metadata(&path).map_err(|error| CacheError::io(DOING, &path, error))?.is_dir();
+        let path = std::path::absolute(path).map_err(|error| CacheError::input(path, error))?;
+        let is_folder = fs::metadata(&path).map_err(|error| CacheError::input(&path, error))?.is_dir();
         let files = if is_folder { walk(&path, false)? } else { BTreeMap::from([(String::new(), path.clone())]) };
 
         let id = stat_id(&path);
@@ -132,7 +131,7 @@ impl Cache {
                 {
                     return Ok((name.clone(), Hashed { stat, digest: *digest, was_read: false, keep: true }));
                 }
-                let (digest, bytes) = hash_file(file).map_err(|error| CacheError::io(DOING, file, error))?;
+                let (digest, bytes) = hash_file(file).map_err(|error| CacheError::input(file, error))?;
                 if Stat::of(file)? != stat || bytes != stat.bytes {
                     return Err(CacheError::Unsettled { path: file.clone() });
                 }
@@ -212,13 +211,13 @@ fn walk_into(
     files: &mut BTreeMap<String, PathBuf>,
 ) -> Result<(), CacheError> {
     let unusable = |path: &Path, problem| CacheError::Unusable { path: path.to_owned(), problem };
-    let real = fs::canonicalize(folder).map_err(|error| CacheError::io(DOING, folder, error))?;
+    let real = fs::canonicalize(folder).map_err(|error| CacheError::input(folder, error))?;
     if above.contains(&real) {
         return Err(unusable(folder, "the folder contains itself by a link"));
     }
     above.push(real);
-    for entry in fs::read_dir(folder).map_err(|error| CacheError::io(DOING, folder, error))? {
-        let path = entry.map_err(|error| CacheError::io(DOING, folder, error))?.path();
+    for entry in fs::read_dir(folder).map_err(|error| CacheError::input(folder, error))? {
+        let path = entry.map_err(|error| CacheError::input(folder, error))?.path();
         let Some(name) = path.file_name().and_then(|name| name.to_str()) else {
             return Err(unusable(&path, "expected a file name in UTF-8"));
         };
@@ -226,7 +225,7 @@ fn walk_into(
             continue;
         }
         let relative = format!("{prefix}{name}");
-        let found = fs::metadata(&path).map_err(|error| CacheError::io(DOING, &path, error))?;
+        let found = fs::metadata(&path).map_err(|error| CacheError::input(&path, error))?;
         if found.is_dir() {
             walk_into(&path, &format!("{relative}/"), hidden, above, files)?;
         } else if found.is_file() {

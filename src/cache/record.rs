@@ -328,7 +328,7 @@ impl Cache {
                 content.short(),
                 found.digest.short()
             )),
-            Err(error) => Some(error.chain()),
+            Err(error) => Some(error.to_string()),
         }
     }
 }

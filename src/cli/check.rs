@@ -2,7 +2,8 @@
 
 use super::{EXIT_OK, EXIT_PIPELINE, Format, Outcome, print, print_json, say};
 use crate::pipeline::{Problems, Severity};
-use crate::plan::schema::{Checked, load};
+use crate::plan::schema::load;
+use crate::run::lacking;
 use std::io::IsTerminal;
 use std::path::PathBuf;
 
@@ -26,7 +27,11 @@ pub(crate) fn run(args: &Args) -> Outcome {
     let mut wrong = false;
     for pipeline in &args.pipelines {
         let (problems, stages) = match load(pipeline, &args.sets) {
-            Ok(Checked { pipeline, problems, .. }) => (problems, Some(pipeline.stages.len())),
+            Ok(mut checked) => {
+                let lacking = lacking(&checked);
+                checked.problems.list.extend(lacking);
+                (checked.problems, Some(checked.pipeline.stages.len()))
+            }
             Err(problems) => (problems, None),
         };
         wrong |= stages.is_none();

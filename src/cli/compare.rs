@@ -1,6 +1,6 @@
 //! `ablate compare`: the figures that pipelines compare, with intervals and paired tests.
 
-use super::{EXIT_OK, EXIT_PIPELINE, Failure, Format, Outcome, PipelineArgs, planned, print, print_json};
+use super::{EXIT_OK, EXIT_PIPELINE, EXIT_STAGE, Failure, Format, Outcome, PipelineArgs, planned, print, print_json};
 use crate::report::compare::of_pipeline;
 use std::path::PathBuf;
 
@@ -22,9 +22,14 @@ pub(super) fn run(args: &Args) -> Outcome {
     for pipeline in &args.pipelines {
         let (planned, cache) =
             planned(&PipelineArgs { pipeline: pipeline.clone(), sets: args.sets.clone(), limit: None })?;
-        let table = of_pipeline(&planned, &cache)?.ok_or_else(|| {
+        if planned.checked.pipeline.compare.is_none() {
             let example = "compare: { metric: after.pass@1, baseline: before.pass@1 }";
-            Failure::new(EXIT_PIPELINE, format!("{}: compares nothing; add `{example}`", pipeline.display()))
+            let message = format!("{}: compares nothing; add `{example}`", pipeline.display());
+            return Err(Failure::new(EXIT_PIPELINE, message));
+        }
+        let table = of_pipeline(&planned, &cache)?.ok_or_else(|| {
+            let message = format!("{0}: what it compares has not been run: ablate run {0}", pipeline.display());
+            Failure::new(EXIT_STAGE, message)
         })?;
         match args.format {
             Format::Text => print(&table.to_text(&planned, None))?,

@@ -112,7 +112,7 @@ fn meminfo_bytes(text: &str, name: &str) -> Option<u64> {
 fn cache(of: &Path) -> Finding {
     let finding = examine_cache(of).unwrap_or_else(|error| {
         // The message says where, and what to do, in one sentence; so it has no second line here.
-        Finding { fix: None, ..Finding::missing("cache", error.chain(), "") }
+        Finding { fix: None, ..Finding::missing("cache", error.to_string(), "") }
     });
     Finding { needed: true, ..finding }
 }

@@ -23,10 +23,17 @@ pub(super) fn run(args: &Args) -> Outcome {
     if args.to.exists() {
         return Err(Failure::new(EXIT_USAGE, format!("{}: exists already; name another place", args.to.display())));
     }
+    // Written beside its place and moved there whole: what has the name is complete.
+    let folder = args.to.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let beside = tempfile::Builder::new()
+        .prefix(".ablate-")
+        .tempdir_in(folder)
+        .map_err(|error| Failure::new(EXIT_USAGE, format!("{}: cannot be written to: {error}", folder.display())))?;
+    let part = beside.path().join("part");
     match &output {
         Output::Table(table) => match args.to.extension().and_then(|extension| extension.to_str()) {
             Some("jsonl") => {
-                let mut file = std::io::BufWriter::new(new_file(&args.to)?);
+                let mut file = std::io::BufWriter::new(new_file(&part)?);
                 for batch in cache.read_table(table, None)? {
                     file.write_all(to_json_lines(&[batch?])?.as_bytes())?;
                 }
@@ -37,22 +44,29 @@ pub(super) fn run(args: &Args) -> Outcome {
                 for batch in cache.read_table(table, None)? {
                     writer.write(&batch?)?;
                 }
-                let part = writer.finish()?;
-                std::fs::copy(cache.blob_path(&part.blob)?, &args.to)?;
+                let written = writer.finish()?;
+                copy_file(&cache.blob_path(&written.blob)?, &part)?;
             }
             _ => {
                 let message = format!("{}: expected a name that ends in .parquet or .jsonl", args.to.display());
                 return Err(Failure::new(EXIT_USAGE, message));
             }
         },
-        Output::Model(_) | Output::Files(_) => copy_folder(&cache.view(&output)?, &args.to)?,
+        Output::Model(_) | Output::Files(_) => copy_folder(&cache.view(&output)?, &part)?,
     }
+    std::fs::rename(&part, &args.to)?;
     say(&format!("wrote {}", args.to.display()));
     Ok(EXIT_OK)
 }
 
 fn new_file(path: &Path) -> Result<std::fs::File, Failure> {
     Ok(std::fs::OpenOptions::new().write(true).create_new(true).open(path)?)
+}
+
+/// Not `fs::copy`: what is in the cache is read-only, the user's copy is not.
+fn copy_file(from: &Path, to: &Path) -> Result<(), Failure> {
+    std::io::copy(&mut std::fs::File::open(from)?, &mut new_file(to)?)?;
+    Ok(())
 }
 
 fn copy_folder(from: &Path, to: &Path) -> Result<(), Failure> {
@@ -63,8 +77,7 @@ fn copy_folder(from: &Path, to: &Path) -> Result<(), Failure> {
         if entry.path().is_dir() {
             copy_folder(&entry.path(), &target)?;
         } else {
-            // Not `fs::copy`: what is in the cache is read-only, the user's copy is not.
-            std::io::copy(&mut std::fs::File::open(entry.path())?, &mut new_file(&target)?)?;
+            copy_file(&entry.path(), &target)?;
         }
     }
     Ok(())

@@ -1,8 +1,8 @@
-//! `ablate plan`: each stage cached, to run, or depending on another; and the cause, as a difference to the last complete run.
+//! `ablate plan`: each stage cached, to run, or depending on another; and the cause, as a difference to the last complete run (of a stage that is not in it, to the newest run).
 
 use super::{EXIT_OK, Format, Outcome, PipelineArgs, planned, print, print_json};
 use crate::plan::explain::differences;
-use crate::run::history::last_complete;
+use crate::run::history::last_notes;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -39,10 +39,10 @@ enum State {
 pub(super) fn run(args: &Args) -> Outcome {
     let (planned, cache) = planned(&args.pipeline)?;
     let records = planned.lookup(&cache)?;
-    let last = last_complete(&cache, &planned.checked.pipeline.name, args.pipeline.limit)?;
+    let notes = last_notes(&cache, &planned.checked.pipeline.name, args.pipeline.limit)?;
     let mut lines = Vec::new();
     for (index, step) in planned.steps.iter().enumerate() {
-        let note = last.as_ref().and_then(|summary| summary.stages.get(&step.name));
+        let note = notes.get(&step.name);
         let open: Vec<String> = step
             .needs
             .iter()
@@ -56,8 +56,7 @@ pub(super) fn run(args: &Args) -> Outcome {
         };
         let because = match (&state, note) {
             (State::Cached, _) => Vec::new(),
-            (_, None) if last.is_none() => vec!["never run".to_owned()],
-            (_, None) => vec!["not in the last complete run".to_owned()],
+            (_, None) => vec!["never run".to_owned()],
             (State::Run, Some(note)) => {
                 let sources = sources(&planned, index);
                 let found = differences(&note.fields, &step.fields, &sources);

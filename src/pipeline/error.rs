@@ -226,6 +226,16 @@ pub enum Fault {
         /// The path, as looked for.
         path: String,
     },
+    /// A program that a kind needs is not on this machine.
+    #[error("kind `{kind}`: {what} is missing on this machine")]
+    MissingTool {
+        /// The kind.
+        kind: &'static str,
+        /// The program.
+        what: String,
+        /// How to get it.
+        fix: String,
+    },
     /// A model folder that a parameter names is not there.
     #[error("{what}: there is no folder `{path}` on this machine")]
     MissingModel {
@@ -262,7 +272,7 @@ impl Fault {
     pub fn severity(&self) -> Severity {
         match self {
             Self::UnusedVar { .. } => Severity::Warning,
-            Self::MissingModel { .. } => Severity::Note,
+            Self::MissingModel { .. } | Self::MissingTool { .. } => Severity::Note,
             _ => Severity::Error,
         }
     }
@@ -299,6 +309,7 @@ impl Fault {
             Self::BadSet { .. } => "write `--set stage.parameter=value` or `--set var=value`".into(),
             Self::BadMetric { .. } => "write `stage.metric`, like `after.pass@1`".into(),
             Self::NoMetrics { .. } => "compare what a stage of kind `eval` or `score` measured".into(),
+            Self::MissingTool { fix, .. } => fix.clone(),
             Self::MissingFile { .. } => "paths are relative to the pipeline file".into(),
             Self::MissingModel { .. } => {
                 "paths are relative to the pipeline file; the rest of the pipeline is checked without it".into()
@@ -339,6 +350,7 @@ impl Fault {
             Self::NoMetrics { .. } | Self::BadMetric { .. } => "bad-metric",
             Self::MissingFile { .. } => "missing-file",
             Self::MissingModel { .. } => "missing-model",
+            Self::MissingTool { .. } => "missing-tool",
         }
     }
 }

@@ -114,7 +114,18 @@ pub fn read(tree: &Located, problems: &mut Vec<Problem>) -> PipelineFile {
     }
     for Entry { key, key_at, value } in tree.entries() {
         match key.as_str() {
-            "name" => file.name = text(value, *key_at, "`name`", problems).map(|text| text.text),
+            "name" => {
+                file.name = text(value, *key_at, "`name`", problems).map(|text| text.text);
+                // Runs are filed in folders of this name.
+                if file
+                    .name
+                    .as_deref()
+                    .is_some_and(|name| name.is_empty() || name.contains('/') || name.starts_with('.'))
+                {
+                    let message = "expected a name without `/` that does not begin with a dot".into();
+                    problems.push(Problem::new(Fault::BadParameter { what: "`name`".into(), message }, value.at));
+                }
+            }
             "about" => file.about = text(value, *key_at, "`about`", problems).map(|text| text.text),
             "vars" => file.vars = map(value, *key_at, "`vars`", "a map of names and values", problems).to_vec(),
             "stages" => {

@@ -1,6 +1,6 @@
 //! Types checked before anything runs: the columns of every connection, from the sources down.
 
-use crate::pipeline::error::{Fault, Problem, Problems, Severity};
+use crate::pipeline::error::{Fault, Problem, Problems};
 use crate::pipeline::resolve::{OutputRef, Resolution, Resolved, ResolvedStage, contradiction};
 use ablate_stages::columns::Column;
 use ablate_stages::stage::{ArtifactKind, Columns, Declaration, InputPort, InputSchemas, Role, Work};
@@ -70,11 +70,6 @@ pub fn check(resolution: Resolution) -> Result<Checked, Problems> {
     }
     problems.sort();
     if problems.has_errors() { Err(problems) } else { Ok(Checked { pipeline, declarations, order, problems }) }
-}
-
-/// Whether anything that a run needs is missing on this machine.
-pub fn lacks_something(problems: &Problems) -> bool {
-    problems.count(Severity::Note) > 0
 }
 
 /// Makers before readers; stages on a circle, which are reported already, are left out.

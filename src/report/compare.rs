@@ -46,6 +46,9 @@ pub struct Row {
     pub against: Option<Against>,
 }
 
+/// The metric that is the mean of the problems' own rates, of which there are two for every problem.
+const PAIRED: &str = "pass@1";
+
 /// How problems were answered: of each, samples passed and samples in all.
 type Outcomes = BTreeMap<String, (u32, u32)>;
 
@@ -56,10 +59,8 @@ pub struct Against {
     pub difference: f64,
     /// Its 95 % interval by a paired bootstrap over problems.
     pub interval: Option<(f64, f64)>,
-    /// Problems on which it did better.
-    pub won: usize,
-    /// Problems on which it did worse.
-    pub lost: usize,
+    /// Problems on which it did better and worse; none where the metric is not a mean over problems.
+    pub won_lost: Option<(usize, usize)>,
     /// The two-sided p-value of the paired test, and the test's name.
     pub test: Option<(f64, &'static str)>,
 }
@@ -79,8 +80,9 @@ pub fn of_pipeline(planned: &Planned, cache: &Cache) -> Result<Option<Comparison
         let Some(step) = planned.find(&metric.output.stage) else { return Ok(None) };
         let Some(record) = &records[step] else { return Ok(None) };
         let found = metric_of(cache, &record.outputs, metric)?;
+        // What is known of each problem is whether its samples passed: pairs can be made of that metric alone.
         let outcomes = match record.outputs.get("outcomes") {
-            Some(Output::Table(table)) => read::<Outcome>(cache, table)?,
+            Some(Output::Table(table)) if metric.name == PAIRED => read::<Outcome>(cache, table)?,
             _ => Vec::new(),
         };
         let outcomes: Outcomes = outcomes.into_iter().map(|o| (o.problem_id, (o.num_passed, o.num_samples))).collect();
@@ -139,7 +141,8 @@ fn against(before: f64, before_outcomes: &Outcomes, after: f64, after_outcomes: 
         (false, true) => Some((mcnemar(won, lost), "McNemar, exact")),
         (false, false) => Some((sign_flip(&differences), "sign flip")),
     };
-    Against { difference: after - before, interval: bootstrap(&differences), won, lost, test }
+    let won_lost = (!differences.is_empty()).then_some((won, lost));
+    Against { difference: after - before, interval: bootstrap(&differences), won_lost, test }
 }
 
 /// The exact two-sided McNemar test: a binomial test with p = 1/2 on the discordant pairs.
@@ -163,7 +166,7 @@ fn mcnemar(won: usize, lost: usize) -> f64 {
 /// A permutation test that flips the signs of the problems' differences.
 fn sign_flip(differences: &[f64]) -> f64 {
     let observed = differences.iter().sum::<f64>().abs();
-    let mut random = Random::new(0, "compare", "sign flip", "");
+    let mut random = SplitMix(Random::new(0, "compare", "sign flip", "").bits());
     let as_extreme = (0..RESAMPLES)
         .filter(|_| {
             let mut bits = 0;
@@ -180,16 +183,33 @@ fn sign_flip(differences: &[f64]) -> f64 {
     (as_extreme + 1) as f64 / (RESAMPLES + 1) as f64
 }
 
+/// `SplitMix64` (Steele, Lea, Flood 2014): resampling draws millions of numbers, and needs no more than this of them.
+struct SplitMix(u64);
+
+impl SplitMix {
+    fn bits(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    /// A place among `n`; the bias is below n / 2^64.
+    fn below(&mut self, n: usize) -> usize {
+        ((u128::from(self.bits()) * n as u128) >> 64) as usize
+    }
+}
+
 /// The 95 % percentile interval of the mean difference, problems resampled.
 fn bootstrap(differences: &[f64]) -> Option<(f64, f64)> {
     if differences.is_empty() {
         return None;
     }
-    let mut random = Random::new(0, "compare", "bootstrap", "");
+    let mut random = SplitMix(Random::new(0, "compare", "bootstrap", "").bits());
     let n = differences.len();
-    let mut means: Vec<f64> = (0..RESAMPLES)
-        .map(|_| (0..n).map(|_| differences[(random.uniform() * n as f64) as usize]).sum::<f64>() / n as f64)
-        .collect();
+    let mut means: Vec<f64> =
+        (0..RESAMPLES).map(|_| (0..n).map(|_| differences[random.below(n)]).sum::<f64>() / n as f64).collect();
     means.sort_by(f64::total_cmp);
     Some((means[RESAMPLES / 40], means[RESAMPLES - 1 - RESAMPLES / 40]))
 }
@@ -213,7 +233,7 @@ impl Comparison {
                 Some(against) => cells.extend([
                     signed(against.difference),
                     interval(&signed, against.interval),
-                    format!("{} / {}", against.won, against.lost),
+                    against.won_lost.map_or(String::new(), |(won, lost)| format!("{won} / {lost}")),
                     against.test.map_or(String::new(), |(p, _)| p_value(p)),
                 ]),
             }
@@ -227,8 +247,15 @@ impl Comparison {
             text.push_str(&format!("SMOKE RUN (--limit {limit}): these figures mean nothing.\n"));
         }
         text.push_str(&format!("{table}\n"));
-        let n = self.rows.first().map_or(0, |row| row.n);
-        text.push_str(&format!("In percent, over {n} problems."));
+        text.push_str("In percent");
+        // Shares are over samples, and two evaluations may be over different problems.
+        let mut counts = self.rows.iter().map(|row| row.metric.starts_with("pass@").then_some(row.n));
+        if let Some(Some(n)) = counts.next()
+            && counts.all(|other| other == Some(n))
+        {
+            text.push_str(&format!(", over {n} problems"));
+        }
+        text.push('.');
         if let (Some(baseline), Some((_, test))) = (
             planned.checked.pipeline.compare.as_ref().and_then(|compare| compare.baseline.as_ref()),
             self.rows.iter().find_map(|row| row.against.as_ref()).and_then(|against| against.test),
@@ -273,7 +300,7 @@ mod tests {
     fn equal_outcomes_are_no_difference() {
         let outcomes = BTreeMap::from([("a".to_owned(), (1, 1)), ("b".to_owned(), (0, 1))]);
         let found = against(0.5, &outcomes, 0.5, &outcomes);
-        assert_eq!((found.difference, found.won, found.lost), (0.0, 0, 0));
+        assert_eq!((found.difference, found.won_lost), (0.0, Some((0, 0))));
         assert_eq!(found.test, Some((1.0, "McNemar, exact")));
         assert_eq!(found.interval, Some((0.0, 0.0)));
     }
@@ -283,11 +310,16 @@ mod tests {
         let before: BTreeMap<String, (u32, u32)> = (0..40).map(|i| (i.to_string(), (1, 4))).collect();
         let after = (0..40).map(|i| (i.to_string(), (if i < 30 { 3 } else { 0 }, 4))).collect();
         let found = against(0.25, &before, 0.5625, &after);
-        assert_eq!((found.won, found.lost), (30, 10));
+        assert_eq!(found.won_lost, Some((30, 10)));
         let (p, test) = found.test.expect("there are pairs");
         assert_eq!(test, "sign flip");
         assert!(p < 0.001, "{p}");
         let (lower, upper) = found.interval.expect("there are pairs");
         assert!(lower > 0.15 && upper < 0.45, "{lower} {upper}");
+    }
+    #[test]
+    fn without_pairs_there_is_a_difference_and_no_more() {
+        let found = against(0.25, &Outcomes::new(), 0.5, &Outcomes::new());
+        assert_eq!((found.difference, found.interval, found.won_lost, found.test), (0.25, None, None, None));
     }
 }

@@ -2,10 +2,11 @@
 
 use super::planner::Planned;
 use super::{Ended, Report, RunError};
-use crate::cache::{Cache, RunEntry};
+use crate::cache::{Cache, CacheError, RunEntry};
 use crate::plan::key::KeyFields;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::time::SystemTime;
 
 /// What a run came to.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -51,6 +52,33 @@ pub fn resolved_text(planned: &Planned) -> String {
     serde_json::to_string_pretty(&value).expect("a resolved pipeline is plain data")
 }
 
+/// Files a run that found everything in the cache, unless the newest run of the pipeline was of the same: `runs/latest` is then
+/// what was asked for last. A cache that cannot be written is no reason to fail, since nothing had to be.
+pub(super) fn note_cached(
+    planned: &Planned,
+    cache: &Cache,
+    limit: Option<u64>,
+    report: &Report,
+) -> Result<(), RunError> {
+    let is_same = |summary: &Summary| {
+        summary.limit == limit
+            && report.steps.iter().enumerate().all(|(step, ended)| {
+                let note = summary.stages.get(&planned.steps[step].name);
+                ended.record().is_none() || note.is_some_and(|note| note.fields == planned.steps[step].fields)
+            })
+    };
+    let name = &planned.checked.pipeline.name;
+    if cache.last_run::<Summary>(name, |_| true)?.is_some_and(|(_, newest)| is_same(&newest)) {
+        return Ok(());
+    }
+    #[expect(clippy::disallowed_methods, reason = "a run is filed under the time of its start")]
+    match cache.begin_run(name, SystemTime::now(), &resolved_text(planned)) {
+        Ok(entry) => finish(entry, planned, cache, limit, report),
+        Err(CacheError::ReadOnly { .. } | CacheError::NoPermission { .. }) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// Ends the history entry.
 pub(super) fn finish(
     entry: RunEntry,
@@ -80,11 +108,15 @@ pub(super) fn finish(
     Ok(())
 }
 
-/// The summary of the last complete run of this pipeline, with the same `--limit` if there is one.
+/// What is known of each stage from earlier runs of this pipeline with the same `--limit`: from the last complete run, and for a
+/// stage that is not in it from the newest run.
 ///
 /// # Errors
 /// Where the history cannot be read.
-pub fn last_complete(cache: &Cache, pipeline: &str, limit: Option<u64>) -> Result<Option<Summary>, RunError> {
-    let found = cache.last_run::<Summary>(pipeline, |summary| summary.complete && summary.limit == limit)?;
-    Ok(found.map(|(_, summary)| summary))
+pub fn last_notes(cache: &Cache, pipeline: &str, limit: Option<u64>) -> Result<BTreeMap<String, StageNote>, RunError> {
+    let newest = cache.last_run::<Summary>(pipeline, |summary| summary.limit == limit)?;
+    let complete = cache.last_run::<Summary>(pipeline, |summary| summary.complete && summary.limit == limit)?;
+    let mut notes = newest.map(|(_, summary)| summary.stages).unwrap_or_default();
+    notes.extend(complete.map(|(_, summary)| summary.stages).unwrap_or_default());
+    Ok(notes)
 }

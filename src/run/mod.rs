@@ -14,6 +14,8 @@ mod stage;
 pub(crate) use executor::lm_worker;
 
 use crate::cache::{Cache, CacheError, Record, RunEntry};
+use crate::pipeline::{Fault, Problem};
+use crate::plan::schema::Checked;
 use ablate_stages::job::Cancel;
 use ablate_stages::stage::{Place, StageError};
 use event::{Event, Observer};
@@ -145,7 +147,7 @@ pub fn run(
     let mut ended: Vec<Ended> = (0..num_steps).map(|_| Ended::NotAsked).collect();
     let everything_known = wanted.iter().all(|&step| known[step].is_some());
     if everything_known {
-        // The quick way out of a run with nothing to do: no history entry, no thread.
+        // The quick way out of a run with nothing to do: no thread, and a history entry only where the last run was another.
         for &step in &wanted {
             let record = known[step].clone().expect("checked above");
             observer.observe(&cached(planned, step, &record));
@@ -156,6 +158,7 @@ pub fn run(
         }
         let report = Report { steps: ended, wall_s: started.elapsed().as_secs_f64(), cancelled: false };
         observer.observe(&finished(&report));
+        history::note_cached(planned, cache, options.limit, &report)?;
         return Ok(report);
     }
     #[expect(clippy::disallowed_methods, reason = "a run is filed under the time of its start")]
@@ -310,12 +313,35 @@ fn wanted(planned: &Planned, only: &[String]) -> Result<BTreeSet<usize>, RunErro
     Ok(wanted)
 }
 
+/// What of the machine a pipeline needs and does not find: once each, at the first stage that needs it.
+pub fn lacking(checked: &Checked) -> Vec<Problem> {
+    let mut missing: Vec<Problem> = Vec::new();
+    let mut asked = BTreeSet::new();
+    for &index in &checked.order {
+        let stage = &checked.pipeline.stages[index];
+        let Some(declaration) = checked.declarations.get(&stage.name) else { continue };
+        let worker = (declaration.place == Place::Torch && asked.insert("ablate-lm")).then(|| match lm_worker() {
+            Err(StageError::Missing { what, fix }) => Some((what, fix)),
+            _ => None,
+        });
+        let environment = declaration.environment.iter().filter(|need| asked.insert(need.name()));
+        let tools = worker.into_iter().chain(environment.map(|&need| planner::probe(need).err()));
+        for (what, fix) in tools.flatten() {
+            missing.push(Problem::new(Fault::MissingTool { kind: stage.kind, what, fix }, stage.place));
+        }
+    }
+    missing
+}
+
 /// What would stop the run halfway is told before it begins.
 fn preflight(planned: &Planned, wanted: &BTreeSet<usize>, known: &[Option<Record>]) -> Result<(), RunError> {
     for &step in wanted.iter().filter(|&&step| known[step].is_none()) {
         if let Some(path) = planned.steps[step].missing_files.first() {
             let what = format!("{} (of stage `{}`)", path.display(), planned.steps[step].name);
             return Err(StageError::Missing { what, fix: "put it there, or change the path".into() }.into());
+        }
+        if let Some((what, fix)) = planned.steps[step].missing_environment.clone() {
+            return Err(StageError::Missing { what, fix }.into());
         }
         if planned.declaration(step).place == Place::Torch {
             lm_worker()?;

@@ -38,13 +38,15 @@ pub struct Step {
     pub files: BTreeMap<String, Digest>,
     /// Paths among its parameters where nothing lies.
     pub missing_files: Vec<PathBuf>,
+    /// What of its environment is not there, and how to get it.
+    pub missing_environment: Option<(String, String)>,
 }
 
 impl Planned {
     /// Computes the recipes.
     ///
     /// # Errors
-    /// Where a file cannot be read, or the interpreter cannot be asked for its version.
+    /// Where a file cannot be read.
     pub fn new(checked: Checked, cache: &Cache, limit: Option<u64>) -> Result<Self, RunError> {
         let mut steps: Vec<Step> = Vec::new();
         let mut index = BTreeMap::new();
@@ -68,9 +70,18 @@ impl Planned {
                 }
             }
             let mut fields = KeyFields::new(kind.name(), kind.version(), without_paths(&parameters, &digests));
+            let mut missing_environment = None;
             for &need in &declaration.environment {
-                let (name, version) = probe(need, &mut environment)?;
-                fields.environment.insert(name.to_owned(), version);
+                match environment.entry(need).or_insert_with(|| probe(need)) {
+                    Ok(version) => {
+                        fields.environment.insert(need.name().to_owned(), version.clone());
+                    }
+                    Err(missing) => {
+                        // What does not need it can still be planned, shown and run.
+                        fields.environment.insert(need.name().to_owned(), "not there".to_owned());
+                        missing_environment = Some(missing.clone());
+                    }
+                }
             }
             let is_source = stage.from.is_empty();
             fields.limit = limit.filter(|_| is_source && gives_rows(declaration));
@@ -85,7 +96,17 @@ impl Planned {
             index.insert(stage.name.clone(), steps.len());
             let recipe = fields.digest(RECIPE);
             let name = stage.name.clone();
-            steps.push(Step { name, stage: stage_index, fields, recipe, needs, sources, files, missing_files });
+            steps.push(Step {
+                name,
+                stage: stage_index,
+                fields,
+                recipe,
+                needs,
+                sources,
+                files,
+                missing_files,
+                missing_environment,
+            });
         }
         Ok(Self { checked, steps })
     }
@@ -108,7 +129,7 @@ impl Planned {
         let mut records: Vec<Option<Record>> = Vec::new();
         for step in 0..self.steps.len() {
             let record = match cache.recipe(&self.steps[step].recipe) {
-                Some(record) if in_place(&record, cache) => Some(record),
+                Some(record) if in_place(&record, cache) && self.fits(step, &record, &records, cache)? => Some(record),
                 _ if self.steps[step].needs.iter().all(|&need| records[need].is_some()) => {
                     let fields = self.key_fields(step, cache, &|need| records[need].clone().expect("checked above"))?;
                     cache.action(&fields.digest(KEY)).filter(|record| in_place(record, cache))
@@ -118,6 +139,29 @@ impl Planned {
             records.push(record);
         }
         Ok(records)
+    }
+
+    /// Whether a record that was found by its recipe was made of what its inputs hold now: a stage above that need not give equal
+    /// rows may have been done anew since. An input that is not known is taken to be what it was.
+    fn fits(&self, step: usize, record: &Record, records: &[Option<Record>], cache: &Cache) -> Result<bool, RunError> {
+        for (port, (maker, output)) in &self.steps[step].sources {
+            let (Some(note), Some(made)) = (record.inputs.get(port), &records[*maker]) else { continue };
+            if self.input_digest(step, port, &made.outputs[output], cache)? != note.digest {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// The digest of what a step sees of an input.
+    fn input_digest(&self, step: usize, port: &str, input: &Output, cache: &Cache) -> Result<Digest, RunError> {
+        Ok(match input {
+            Output::Table(table) => {
+                let columns = self.columns_of(step, port);
+                cache.declared_digest(table, &columns.iter().map(String::as_str).collect::<Vec<_>>())?
+            }
+            other => other.content(),
+        })
     }
 
     /// The fields of a step's key, given the records of what it reads.
@@ -132,14 +176,7 @@ impl Planned {
     ) -> Result<KeyFields, RunError> {
         let mut fields = self.steps[step].fields.clone();
         for (port, (maker, output)) in &self.steps[step].sources {
-            let record = record(*maker);
-            let digest = match &record.outputs[output] {
-                Output::Table(table) => {
-                    let columns = self.columns_of(step, port);
-                    cache.declared_digest(table, &columns.iter().map(String::as_str).collect::<Vec<_>>())?
-                }
-                other => other.content(),
-            };
+            let digest = self.input_digest(step, port, &record(*maker).outputs[output], cache)?;
             fields.inputs.insert(port.clone(), digest);
         }
         Ok(fields)
@@ -204,15 +241,12 @@ fn seen_columns(declaration: &Declaration, port: &str, table: Option<(&[Column],
     }
 }
 
-fn probe(need: Environment, known: &mut BTreeMap<Environment, String>) -> Result<(&'static str, String), RunError> {
+/// The version of what a kind declares of its environment; or what is missing, and how to get it.
+pub(super) fn probe(need: Environment) -> Result<String, (String, String)> {
     let Environment::Python = need;
-    let version = match known.get(&need) {
-        Some(version) => version.clone(),
-        None => {
-            let interpreter = Interpreter::find(&Config::default().interpreter).map_err(StageError::from)?;
-            interpreter.version().to_owned()
-        }
-    };
-    known.insert(need, version.clone());
-    Ok(("python", version))
+    match Interpreter::find(&Config::default().interpreter).map_err(StageError::from) {
+        Ok(interpreter) => Ok(interpreter.version().to_owned()),
+        Err(StageError::Missing { what, fix }) => Err((what, fix)),
+        Err(other) => Err(("a Python interpreter".to_owned(), other.to_string())),
+    }
 }

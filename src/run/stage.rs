@@ -6,10 +6,10 @@ use super::executor::{self, Opening, Ran};
 use super::planner::Planned;
 use super::{RunError, lock};
 use crate::cache::{
-    Cache, Cost, Digest, FilesOutput, InputNote, Machine, Output, RECORD_FORMAT, Record, RunEntry, TableOutput,
-    TableWriter, Take, host_name,
+    Cache, CacheError, Cost, Digest, FilesOutput, InputNote, Machine, Output, RECORD_FORMAT, Record, RunEntry,
+    TableOutput, TableWriter, Take, host_name,
 };
-use crate::plan::key::{FAMILY, KEY, KeyFields};
+use crate::plan::key::{FAMILY, KEY, KeyFields, paths_in};
 use ablate_stages::columns::{Column, Dropped, columns_of, schema_of};
 use ablate_stages::job::{Cancel, Device, FinishedBatch, OpenContext, TableStream, WholeSink, conform};
 use ablate_stages::stage::{ArtifactKind, Columns, Declaration, Place, Role, StageError, Work};
@@ -49,6 +49,8 @@ struct Made {
 /// What the workers of a map stage share.
 struct Shared {
     work: MapWork,
+    /// What is connected, for a look at whether it is still what it was.
+    inputs: BTreeMap<String, Output>,
     models: BTreeMap<String, PathBuf>,
 }
 
@@ -84,9 +86,7 @@ impl<'a> StageRun<'a> {
         ask: &dyn Fn(usize),
     ) -> Result<(Record, bool), RunError> {
         let step = &self.planned.steps[self.step];
-        if let Some(record) = self.cache.recipe(&step.recipe) {
-            return Ok((record, true));
-        }
+        // By key, not by recipe: what a stage above made anew may differ from what the recipe's record was made of.
         let fields = self.planned.key_fields(self.step, &self.cache, record)?;
         let key = fields.digest(KEY);
         if let Some(found) = self.known(&key)? {
@@ -116,7 +116,7 @@ impl<'a> StageRun<'a> {
                 Made { outputs, dropped: BTreeMap::new(), units_run: 0 }
             }
         };
-        self.cancel.check()?;
+        self.check_unchanged(&inputs)?;
         let wall_s = started.elapsed().as_secs_f64();
         let ran = lock(&self.ran).clone();
         let cost = Cost { wall_s, cpu_s: ran.cpu_s, peak_memory_bytes: ran.peak_memory_bytes };
@@ -155,6 +155,24 @@ impl<'a> StageRun<'a> {
             units_run,
         });
         Ok((done, false))
+    }
+
+    /// Checks that files and model folders that stay where the user has them are what the key says, now that they have been read.
+    fn check_unchanged(&self, inputs: &BTreeMap<String, Output>) -> Result<(), RunError> {
+        let step = &self.planned.steps[self.step];
+        let parameters = self.planned.checked.pipeline.stages[step.stage].bound.params();
+        let files = paths_in(&parameters).into_iter().filter_map(|(name, path)| Some((path, *step.files.get(&name)?)));
+        let folders = inputs.values().filter_map(|input| match input {
+            Output::Model(FilesOutput::Referenced { content, path })
+            | Output::Files(FilesOutput::Referenced { content, path }) => Some((path.clone(), *content)),
+            _ => None,
+        });
+        for (path, expected) in files.chain(folders) {
+            if self.cache.digest_path(&path)?.digest != expected {
+                return Err(CacheError::Unsettled { path }.into());
+            }
+        }
+        Ok(())
     }
 
     /// Works on units as one worker more, until there are none.
@@ -225,7 +243,7 @@ impl<'a> StageRun<'a> {
         let work = MapWork::new(&self.cache, family, &rows_port.name, rows, group_by, lookups, target_s)?;
         let reused = work.num_done();
         observer.observe(&Event::StageStarted { stage: self.name().to_owned(), units: Some(work.num_units()), reused });
-        let shared = self.shared.get_or_init(|| Shared { work, models });
+        let shared = self.shared.get_or_init(|| Shared { work, inputs: inputs.clone(), models });
         if shared.work.num_pending() > 0 {
             let room = (shared.work.num_pending() / 16).min(self.cpus.saturating_sub(1));
             ask(room);
@@ -282,10 +300,8 @@ impl<'a> StageRun<'a> {
         let opening = self.opening(&shared.models, scratch.path().into(), None, self.threads(), entry)?;
         let mut next = || if self.cancel.is_cancelled() { Ok(None) } else { work.next(self.cpus) };
         let mut deliver = |batch: FinishedBatch| {
-            work.deliver(&self.cache, &batch).map_err(|error| match error {
-                RunError::Stage(error) => error,
-                other => StageError::failed(other.to_string()),
-            })?;
+            self.check_unchanged(&shared.inputs).map_err(to_stage_error)?;
+            work.deliver(&self.cache, &batch).map_err(to_stage_error)?;
             observer.observe(&Event::StageProgress {
                 stage: self.name().to_owned(),
                 done: work.num_done(),
@@ -451,6 +467,14 @@ impl Sink<'_> {
         self.folders
             .remove(port)
             .ok_or_else(|| StageError::failed(format!("nothing was written to `{port}`; this is a bug of the kind")))
+    }
+}
+
+/// A failure of the run as one of the stage, for whom only such can be told.
+fn to_stage_error(error: RunError) -> StageError {
+    match error {
+        RunError::Stage(error) => error,
+        other => StageError::failed(other.to_string()),
     }
 }
 

@@ -6,17 +6,21 @@
 
 use crate::columns::{Column, schema_of};
 use crate::job::{Cancel, Job, OpenContext, TableStream, WholeInputs, WholeJob, WholeOutputs};
+use crate::sandbox::tie_to_parent;
 use crate::stage::{
     Columns, Declaration, InputPath, InputPort, InputSchemas, OutputPort, Place, Repeatable, Role, SchemaError, Stage,
     StageError,
 };
 use arrow_schema::{DataType, SchemaRef};
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command as Program, Stdio};
 use std::time::Duration;
@@ -150,20 +154,21 @@ impl WholeJob for CommandJob {
 impl CommandJob {
     fn wait(&self) -> Result<(), StageError> {
         let program = &self.run[0];
-        let mut child =
-            Program::new(program).args(&self.run[1..]).current_dir(&self.folder).stdin(Stdio::null()).spawn().map_err(
-                |error| StageError::Missing {
-                    what: format!("the program `{program}`"),
-                    fix: format!("{error}; install it, or name it by its whole path in `run`"),
-                },
-            )?;
+        let mut command = Program::new(program);
+        // A group of its own, so that what the program starts ends with it.
+        command.args(&self.run[1..]).current_dir(&self.folder).stdin(Stdio::null()).process_group(0);
+        let mut child = tie_to_parent(&mut command).spawn().map_err(|error| StageError::Missing {
+            what: format!("the program `{program}`"),
+            fix: format!("{error}; install it, or name it by its whole path in `run`"),
+        })?;
         loop {
             if let Some(status) = child.try_wait()? {
                 let words = format!("`{}` ended with {status} (see `ablate logs`)", self.run.join(" "));
                 return if status.success() { Ok(()) } else { Err(StageError::failed(words)) };
             }
             if self.cancel.is_cancelled() {
-                child.kill()?;
+                // Its whole group; one that has just ended needs no killing.
+                let _ = killpg(Pid::from_raw(child.id() as i32), Signal::SIGKILL);
                 child.wait()?;
                 return Err(StageError::Cancelled);
             }

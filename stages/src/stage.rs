@@ -174,6 +174,15 @@ pub enum Environment {
     Python,
 }
 
+impl Environment {
+    /// Its name in keys and plans.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Python => "python",
+        }
+    }
+}
+
 /// An input port.
 #[derive(Debug, Clone)]
 pub struct InputPort {

@@ -3,7 +3,7 @@
 
 use super::{Opening, Ran};
 use crate::run::RunError;
-use ablate_stages::job::{FinishedBatch, TableStream, UnitBatch, WholeSink};
+use ablate_stages::job::{Cancel, FinishedBatch, TableStream, UnitBatch, WholeSink};
 use ablate_stages::stage::{Place, StageError};
 use ablate_stages::worker::{
     FromWorker, OpenStage, ToWorker, batch_frame, decode_rows, encode_rows, read_frame, write_frame,
@@ -11,7 +11,7 @@ use ablate_stages::worker::{
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{BufReader, BufWriter};
+use std::io::{BufReader, BufWriter, ErrorKind};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -52,6 +52,7 @@ struct Worker {
     child: Child,
     to: BufWriter<ChildStdin>,
     from: BufReader<ChildStdout>,
+    cancel: Cancel,
     versions: BTreeMap<String, String>,
 }
 
@@ -75,8 +76,10 @@ impl Worker {
         RUNNING.lock().unwrap_or_else(PoisonError::into_inner).insert(child.id() as i32);
         let to = BufWriter::new(child.stdin.take().expect("piped above"));
         let from = BufReader::new(child.stdout.take().expect("piped above"));
-        let mut worker = Self { child, to, from, versions: BTreeMap::new() };
         let cx = opening.context;
+        let mut worker = Self { child, to, from, cancel: cx.cancel.clone(), versions: BTreeMap::new() };
+        // Those that ran when the run was cancelled have been told; this one came too late to hear it.
+        cx.cancel.check()?;
         let open = ToWorker::Open(OpenStage {
             kind: opening.bound.kind().name().to_owned(),
             params: opening.bound.params(),
@@ -103,13 +106,22 @@ impl Worker {
     fn listen(&mut self) -> Result<(FromWorker, Vec<Vec<u8>>), StageError> {
         match read_frame(&mut self.from) {
             Ok(Some(frame)) => Ok(frame),
-            Ok(None) | Err(_) => Err(self.death()),
+            Ok(None) => Err(self.death()),
+            Err(error) if matches!(error.kind(), ErrorKind::UnexpectedEof | ErrorKind::BrokenPipe) => Err(self.death()),
+            // It lives, and would wait for an answer to what nobody understood.
+            Err(error) => {
+                let _ = self.child.kill();
+                Err(StageError::failed(format!(
+                    "its worker speaks another language ({error}); build `ablate` and its worker from the same sources: make build"
+                )))
+            }
         }
     }
 
     /// How the worker ended, as an error.
     fn death(&mut self) -> StageError {
         match self.child.wait() {
+            Ok(_) if self.cancel.is_cancelled() => StageError::Cancelled,
             Ok(status) => StageError::failed(format!("its worker ended early: {status} (see `ablate logs`)")),
             Err(error) => StageError::failed(format!("its worker is gone: {error}")),
         }

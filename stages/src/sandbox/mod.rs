@@ -17,6 +17,7 @@ mod compare;
 mod isolation;
 mod judge;
 mod seccomp;
+mod tie;
 mod zygote;
 
 #[cfg(test)]
@@ -28,6 +29,7 @@ pub use judge::{Judgement, Program, Trust, Verdict};
 pub use zygote::Interpreter;
 
 use crate::stage::StageError;
+pub(crate) use tie::tie_to_parent;
 use zygote::Zygote;
 
 /// What a sandbox is to be.
