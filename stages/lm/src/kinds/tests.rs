@@ -220,7 +220,10 @@ fn train_refuses_what_it_cannot_learn_from_with_a_reason() {
     let sft = json!({ "objective": { "sft": {} } });
     let dpo = json!({ "objective": { "dpo": {} } });
     let rows = examples();
-    assert_eq!(refusal(sft.clone(), &[], None), "input `examples`: there are no rows, so there is nothing to train on");
+    assert_eq!(
+        refusal(sft.clone(), &[], None),
+        "input `examples`: there are no rows, so there is nothing to train on; the port `dropped` of the stages before says why"
+    );
     assert_eq!(
         refusal(sft, &[rows[0].clone(), rows[0].clone()], None),
         "input `examples`: the example_id example-0 stands in two rows"

@@ -53,7 +53,10 @@ impl WholeJob for TrainJob {
     fn run(&mut self, inputs: &mut WholeInputs<'_>, out: &mut WholeOutputs<'_>) -> Result<(), StageError> {
         let examples: Vec<TrainingExample> = inputs.read("examples")?;
         if examples.is_empty() {
-            return Err(StageError::input("examples", "there are no rows, so there is nothing to train on; the port `dropped` of the stages before says why"));
+            return Err(StageError::input(
+                "examples",
+                "there are no rows, so there is nothing to train on; the port `dropped` of the stages before says why",
+            ));
         }
         let has_reference = inputs.has("reference") && self.params.objective.needs_reference();
         let reference = has_reference.then(|| inputs.read::<ReferenceLogprobs>("reference")).transpose()?;
