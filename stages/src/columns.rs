@@ -180,7 +180,7 @@ pub struct Block {
     pub problem_id: String,
     /// `if`, `for`, `while`, `def`, `full` or `random`.
     pub kind: String,
-    /// 1 + the largest depth of target statements inside it.
+    /// 1 + the largest depth of target statements inside it; 0 for `full` and `random`, which are no statements.
     pub depth: u32,
     /// Where the middle starts in the solution, in bytes.
     pub start_byte: u64,

@@ -5,6 +5,7 @@
 //! Determinism: bits. Cost: a sort.
 //! Source: `StructureCoder`, <https://arxiv.org/abs/2508.19532>, section 3.3; its code sorts by the lines of the reference block.
 
+use crate::code::blocks::BlockKind;
 use crate::columns::{Example, OrderedExample, Segment, columns_of};
 use crate::job::{Job, OpenContext, WholeInputs, WholeJob, WholeOutputs};
 use crate::random::Random;
@@ -35,7 +36,7 @@ pub enum By {
     /// Lines of the reference block.
     #[default]
     Lines,
-    /// Levels of statements in the block.
+    /// Levels of statements in the block. Whole programs have no such number and come last, behind the deepest block.
     Depth,
     /// Characters of the preferred side.
     Chars,
@@ -46,7 +47,7 @@ pub enum By {
 impl Stage for CurriculumSort {
     type Params = Params;
     const NAME: &'static str = "curriculum-sort";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const ABOUT: &'static str = "Orders examples from easy to hard, by the columns `bucket` and `position`.";
     const EXAMPLE: &'static str = "\
 problems: { use: load, with: { path: ../examples/problems/align.jsonl, limit: 12 } }
@@ -77,9 +78,11 @@ struct SortJob {
 }
 
 impl SortJob {
-    fn hardness(&self, example: &Example) -> u32 {
+    /// `deepest`: the largest depth of a block among all examples.
+    fn hardness(&self, example: &Example, deepest: u32) -> u32 {
         match self.params.by {
             By::Lines => example.num_lines,
+            By::Depth if is_whole(example) => deepest + 1,
             By::Depth => example.depth,
             By::Chars => {
                 let chars = |segment: &Segment| segment.text.as_ref().map_or(0, |text| text.chars().count());
@@ -90,14 +93,21 @@ impl SortJob {
     }
 }
 
+/// Whether the sides of an example are whole programs.
+fn is_whole(example: &Example) -> bool {
+    example.block_kind.as_deref().is_none_or(|kind| kind == BlockKind::Full.as_str())
+}
+
 impl WholeJob for SortJob {
     fn run(&mut self, inputs: &mut WholeInputs<'_>, out: &mut WholeOutputs<'_>) -> Result<(), StageError> {
-        let mut examples: Vec<(u32, u64, Example)> = inputs
-            .read::<Example>("examples")?
+        let examples: Vec<Example> = inputs.read("examples")?;
+        let deepest =
+            examples.iter().filter(|example| !is_whole(example)).map(|example| example.depth).max().unwrap_or(0);
+        let mut examples: Vec<(u32, u64, Example)> = examples
             .into_iter()
             .map(|example| {
                 let draw = Random::new(self.params.seed, CurriculumSort::NAME, "order", &example.example_id).bits();
-                (self.hardness(&example), draw, example)
+                (self.hardness(&example, deepest), draw, example)
             })
             .collect();
         examples.sort_by(|a, b| (a.0, a.1, &a.2.example_id).cmp(&(b.0, b.1, &b.2.example_id)));
@@ -135,7 +145,7 @@ mod tests {
             example_id: id.into(),
             problem_id: "p".into(),
             block_id: None,
-            block_kind: None,
+            block_kind: Some("if".into()),
             num_lines,
             depth,
             format: "chat".into(),
@@ -161,6 +171,16 @@ mod tests {
         assert_eq!(named(json!({ "by": "depth" })), ["a1", "c2", "b3"]);
         assert_eq!(named(json!({ "by": "chars" })), ["c1", "a2", "b4"]);
         assert_eq!(named(json!({ "by": "lines", "buckets": 2 })), ["b0", "c0", "a1"]);
+    }
+
+    #[test]
+    fn whole_programs_are_deeper_than_every_block() {
+        let mut examples = [example("full", 30, 0, "x"), example("none", 30, 0, "x"), example("b", 9, 4, "x")];
+        examples[0].block_kind = Some("full".into());
+        examples[1].block_kind = None;
+        let found = order(&json!({ "by": "depth" }), &examples);
+        assert_eq!(found[0], ("b".to_owned(), 4));
+        assert!(found[1..].iter().all(|(_, bucket)| *bucket == 5), "{found:?}");
     }
 
     #[test]

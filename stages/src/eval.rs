@@ -73,7 +73,7 @@ before: { use: eval, from: { problems: problems, model: base }, with: { generate
             ],
             kind: "score",
             with: Value::Object(params.score.clone()),
-            from: BTreeMap::from([added("verdicts", "execute")]),
+            from: BTreeMap::from([added("verdicts", "execute"), given("problems")]),
         })
     }
 
@@ -96,6 +96,7 @@ mod tests {
         assert_eq!(expansion.added[0].with["samples"], 4);
         assert_eq!(expansion.added[1].with, json!({ "cpu_limit_s": 2 }));
         assert_eq!(expansion.from["verdicts"], Source::Added { suffix: "execute", port: None });
+        assert_eq!(expansion.from["problems"], Source::Given("problems"));
     }
 
     #[test]

@@ -8,13 +8,14 @@
 use crate::columns::{TestStyle, Tests, VERDICT_MEASURED, Verdict, columns_of};
 use crate::job::{Cancel, Job, MapJob, OpenContext, UnitSink, UnitSource};
 use crate::sandbox::{
-    Config, Grade, Judgement, Limits, OutputComparator, Program, Sandbox, SandboxError, ValueComparator,
+    Config, Grade, Isolation, Judgement, Limits, OutputComparator, Program, Sandbox, SandboxError, ValueComparator,
 };
 use crate::stage::{
     Declaration, Environment, InputPort, InputSchemas, OutputPort, Place, Repeatable, SchemaError, Stage, StageError,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -128,6 +129,13 @@ verdicts: { use: execute, from: { programs: solutions, problems: problems }, wit
             .map(|_| Sandbox::open(Config { floor, ..Config::default() }))
             .collect::<Result<Vec<_>, _>>()
             .map_err(opening)?;
+        if let Some(isolation) = worst(&sandboxes).filter(|isolation| isolation.grade < Grade::Full) {
+            warn(&format!(
+                "programs are not shut in fully: isolation is {}; missing: {}",
+                isolation.summary(),
+                isolation.fixes()
+            ));
+        }
         Ok(Job::Map(Box::new(ExecuteJob { params: params.clone(), sandboxes, cancel: cx.cancel.clone() })))
     }
 }
@@ -139,6 +147,16 @@ fn opening(error: SandboxError) -> StageError {
         )),
         other => other.into(),
     }
+}
+
+/// All sandboxes are opened alike; should one have come out worse, it is the one to know of.
+fn worst(sandboxes: &[Sandbox]) -> Option<&Isolation> {
+    sandboxes.iter().map(Sandbox::isolation).min_by_key(|isolation| isolation.grade)
+}
+
+#[expect(clippy::print_stderr, reason = "the worker's standard error is the stage's log")]
+fn warn(problem: &str) {
+    eprintln!("execute: {problem}");
 }
 
 struct ExecuteJob {
@@ -193,6 +211,11 @@ impl MapJob for ExecuteJob {
             }
         }
         Ok(())
+    }
+
+    fn versions(&self) -> BTreeMap<String, String> {
+        let found = worst(&self.sandboxes);
+        found.map(|isolation| ("isolation".to_owned(), isolation.summary())).into_iter().collect()
     }
 }
 
@@ -359,5 +382,23 @@ mod tests {
         ] {
             assert!(Execute::declare(&params, &InputSchemas::new()).is_err(), "{params:?}");
         }
+    }
+
+    #[test]
+    fn the_isolation_in_force_is_told_for_the_record() {
+        let cx = OpenContext {
+            inputs: InputSchemas::new(),
+            models: BTreeMap::new(),
+            scratch: std::path::PathBuf::new(),
+            state: None,
+            threads: 1,
+            device: crate::job::Device::Cpu,
+            cancel: Cancel::default(),
+        };
+        let versions = Execute::open(&Params::default(), &cx).unwrap().versions();
+        let isolation = &versions["isolation"];
+        let (grade, in_force) = isolation.split_once(": ").unwrap();
+        assert!(["partial", "full"].contains(&grade), "{isolation}");
+        assert!(in_force.split(", ").any(|name| name == "rlimits"), "{isolation}");
     }
 }

@@ -67,7 +67,7 @@ impl Params {
 impl Stage for Generate {
     type Params = Params;
     const NAME: &'static str = "generate";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const ABOUT: &'static str = "Has a model solve problems in a conversation; greedy by default.";
     const EXAMPLE: &'static str = "\
 problems: { use: load, with: { path: ../examples/problems/heldout.jsonl, limit: 12 } }

@@ -96,6 +96,16 @@ pub enum Job {
     Whole(Box<dyn WholeJob>),
 }
 
+impl Job {
+    /// See [`MapJob::versions`].
+    pub fn versions(&self) -> BTreeMap<String, String> {
+        match self {
+            Self::Map(job) => job.versions(),
+            Self::Whole(_) => BTreeMap::new(),
+        }
+    }
+}
+
 /// A job that works on units.
 pub trait MapJob: Send {
     /// Pulls batches until there are none, and answers every unit once. Answers may come in any order and across batches.
@@ -103,6 +113,11 @@ pub trait MapJob: Send {
     /// # Errors
     /// Only for what ends the whole stage; what concerns one unit is answered by [`UnitSink::fail`].
     fn run(&mut self, units: &mut dyn UnitSource, out: &mut UnitSink<'_>) -> Result<(), StageError>;
+
+    /// What of the machine the job found and works with, for the record: a name and a version or a description.
+    fn versions(&self) -> BTreeMap<String, String> {
+        BTreeMap::new()
+    }
 }
 
 /// A job that reads all its inputs.

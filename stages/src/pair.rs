@@ -128,10 +128,17 @@ pub struct Target {
     pub suffix: String,
 }
 
+impl Target {
+    /// Whether it is a part of the solution, and not the whole.
+    fn is_hole(&self) -> bool {
+        self.kind != BlockKind::Full.as_str()
+    }
+}
+
 impl Stage for Pair {
     type Params = Params;
     const NAME: &'static str = "pair";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const ABOUT: &'static str =
         "Makes preference pairs: a wrong sample, and the passing sample of the same target that is nearest to it.";
     const EXAMPLE: &'static str = "\
@@ -183,7 +190,8 @@ pub struct Tried<'a> {
     pub sample_id: &'a str,
     /// Which of its target's samples it is.
     pub sample_index: u32,
-    /// What the model wrote, without line breaks around it: as it is compared and trained on.
+    /// What the model wrote, as it is compared and trained on: without line breaks around it where it fills a hole; without those
+    /// behind it where it is a whole program, whose first line break may end the last line of the starter code.
     pub text: &'a str,
     /// Its verdict; none where it is not to be trusted.
     pub verdict: Option<&'a str>,
@@ -276,7 +284,7 @@ impl PairJob {
 
     fn example(&self, problem: &Asked, target: Option<&Target>, chosen: Tried<'_>, rejected: Tried<'_>) -> Example {
         let example_id = stable_id(&["pair", chosen.sample_id, rejected.sample_id]);
-        let hole = target.filter(|target| target.kind != BlockKind::Full.as_str());
+        let hole = target.filter(|target| target.is_hole());
         let fim = hole
             .filter(|_| Random::new(self.params.seed, Pair::NAME, "format", &example_id).uniform() < self.params.alpha);
         let style = &self.params.prompt;
@@ -291,7 +299,8 @@ impl PairJob {
             problem_id: problem.problem_id.clone(),
             block_id: target.map(|target| target.block_id.clone()),
             block_kind: target.map(|target| target.kind.clone()),
-            num_lines: target.map_or_else(|| chosen.text.lines().count() as u32, |target| target.num_lines),
+            num_lines: target
+                .map_or_else(|| chosen.text.trim_start_matches('\n').lines().count() as u32, |target| target.num_lines),
             depth: target.map_or(0, |target| target.depth),
             format: if fim.is_some() { "fim" } else { "chat" }.into(),
             prompt,
@@ -349,18 +358,20 @@ impl MapJob for PairJob {
             let blocks = if batch.has("blocks") { Some(batch.lookup::<Target>("blocks")?) } else { None };
             for (unit, rows) in batch.units() {
                 let first = rows.start;
+                let target = blocks.as_ref().map(|blocks| blocks.one(first));
+                let is_hole = target.is_some_and(Target::is_hole);
                 let tried = |row: usize| {
                     let verdict = judged.index[row].start as usize;
                     let is_trusted = !(self.params.drop_flaky && flaky.value(verdict));
+                    let text = texts.value(row).trim_end_matches('\n');
                     Tried {
                         sample_id: sample_ids.value(row),
                         sample_index: index.value(row),
-                        text: texts.value(row).trim_matches('\n'),
+                        text: if is_hole { text.trim_start_matches('\n') } else { text },
                         verdict: is_trusted.then(|| verdicts.value(verdict)),
                     }
                 };
                 let mut samples: Vec<Tried<'_>> = rows.map(tried).collect();
-                let target = blocks.as_ref().map(|blocks| blocks.one(first));
                 let unit_id = &batch.unit_ids[unit.unit as usize];
                 match self.pairs(unit_id, &mut samples, problems.one(first), target) {
                     Ok(examples) => out.emit(unit, &examples)?,

@@ -187,3 +187,15 @@ fn many_samples_are_merged_like_few() {
     assert_eq!(sides.passed.iter().map(|tried| tried.sample_id).collect::<Vec<_>>(), ["s0", "s1"]);
     assert_eq!(sides.wrong.iter().map(|tried| tried.sample_id).collect::<Vec<_>>(), ["s2", "s3"]);
 }
+
+#[test]
+fn prompt_and_chosen_make_the_program_that_was_judged() {
+    let samples = [("\n    y = 1\n    return y\n", "passed"), ("\n    y = 2\n    return y\n", "wrong")];
+    let with = json!({ "alpha": 1.0, "prompt": { "system": null } });
+    for kind in ["none", "full"] {
+        let examples: Vec<Example> = pair_with(&with, &samples, kind).rows();
+        assert_eq!(written(&examples[0].prompt), "<user_start>Do.<assistant_start>```python\ndef f(x):", "{kind}");
+        assert_eq!(written(&examples[0].chosen), "\n    y = 1\n    return y", "{kind}");
+        assert_eq!(examples[0].num_lines, if kind == "full" { 7 } else { 2 });
+    }
+}

@@ -1,6 +1,8 @@
 //! `score`: from verdicts to pass@k with intervals, and to one outcome a problem.
 //!
-//! Columns in: `sample_id`, `problem_id`, `verdict`. Out: `metrics`, `outcomes`.
+//! Columns in: `sample_id`, `problem_id`, `verdict`; `problem_id` of the problems, where they are connected. Out: `metrics`, `outcomes`.
+//! A connected problem without any verdict (its prompt was too long, say) counts as not passed, with as many samples as the others
+//! have: who gives no answer must not fare better than who gives a wrong one. Leave problems without tests out of that table.
 //! pass@k is the unbiased estimate of Chen et al. 2021 (<https://arxiv.org/abs/2107.03374>), eq. 1: of `n` samples with `c` right,
 //! `1 - prod_{i=n-c+1..n} (1 - k/i)`; the mean over problems. The unit of chance is the problem: samples are never pooled.
 //! Intervals are 95 %: Wilson's where every problem has one sample, else the bootstrap over problems (10,000 draws, seeded).
@@ -50,10 +52,17 @@ pub struct Scored {
     pub verdict: String,
 }
 
+/// A problem that was to be answered: the column read.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct ToAnswer {
+    /// The problem.
+    pub problem_id: String,
+}
+
 impl Stage for Score {
     type Params = Params;
     const NAME: &'static str = "score";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const ABOUT: &'static str = "Computes pass@k with 95 % intervals from verdicts, and how each problem was answered.";
     const EXAMPLE: &'static str = "\
 problems: { use: load, with: { path: ../examples/problems/align.jsonl } }
@@ -70,9 +79,14 @@ scores: { use: score, from: verdicts, with: { k: [1] } }
             return Err(SchemaError::parameter("k", "expected each number once"));
         }
         let verdicts = InputPort::table::<Scored>("verdicts", "how each sample did");
+        let problems = InputPort::table::<ToAnswer>(
+            "problems",
+            "the problems that were to be answered: those without a verdict count as not passed",
+        )
+        .optional();
         let metrics = OutputPort::table("metrics", columns_of::<Metric>(), "pass@k and the rates of the verdicts");
         let outcomes = OutputPort::table("outcomes", columns_of::<Outcome>(), "how each problem was answered");
-        Ok(Declaration::whole(vec![verdicts], vec![metrics, outcomes]))
+        Ok(Declaration::whole(vec![verdicts, problems], vec![metrics, outcomes]))
     }
 
     fn open(params: &Params, _cx: &OpenContext) -> Result<Job, StageError> {
@@ -87,6 +101,8 @@ struct ScoreJob {
 impl WholeJob for ScoreJob {
     fn run(&mut self, inputs: &mut WholeInputs<'_>, out: &mut WholeOutputs<'_>) -> Result<(), StageError> {
         let rows: Vec<Scored> = inputs.read("verdicts")?;
+        let problems: Option<Vec<ToAnswer>> =
+            if inputs.tables.contains_key("problems") { Some(inputs.read("problems")?) } else { None };
         let mut counts: BTreeMap<&str, (u32, u32)> = BTreeMap::new();
         let mut verdicts: BTreeMap<&str, u64> = BTreeMap::new();
         for row in &rows {
@@ -94,6 +110,17 @@ impl WholeJob for ScoreJob {
             *samples += 1;
             *passed += u32::from(row.verdict == "passed");
             *verdicts.entry(&row.verdict).or_default() += 1;
+        }
+        let mut num_unanswered = 0;
+        if let Some(problems) = &problems {
+            let most = counts.values().map(|&(samples, _)| samples).max();
+            let samples = most.or_else(|| self.params.k.iter().copied().max()).unwrap_or(1);
+            for problem in problems {
+                counts.entry(&problem.problem_id).or_insert_with(|| {
+                    num_unanswered += 1;
+                    (samples, 0)
+                });
+            }
         }
         let outcomes: Vec<Outcome> = counts
             .iter()
@@ -122,6 +149,11 @@ impl WholeJob for ScoreJob {
             let n = rows.len() as u64;
             let value = count as f64 / n as f64;
             metrics.push(Metric { name: format!("share:{verdict}"), value, lower: None, upper: None, n });
+        }
+        if problems.is_some() && !outcomes.is_empty() {
+            let n = outcomes.len() as u64;
+            let value = f64::from(num_unanswered) / n as f64;
+            metrics.push(Metric { name: "share:unanswered".into(), value, lower: None, upper: None, n });
         }
         out.push("metrics", &metrics)?;
         out.push("outcomes", &outcomes)
@@ -260,6 +292,44 @@ mod tests {
     fn no_verdicts_give_no_metrics() {
         let ran = run_whole(&Score, &json!({}), &[("verdicts", table::<Scored>(&[]))]);
         assert!(ran.output::<Metric>("metrics").is_empty() && ran.output::<Outcome>("outcomes").is_empty());
+    }
+
+    fn asked(problems: &[&str]) -> arrow::array::RecordBatch {
+        table(&problems.iter().map(|id| ToAnswer { problem_id: (*id).into() }).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn problems_without_a_verdict_count_as_not_passed() {
+        let verdicts = table(&rows(&[("a", 4, 4), ("b", 4, 2)]));
+        let ran = run_whole(
+            &Score,
+            &json!({ "k": [1] }),
+            &[("verdicts", verdicts), ("problems", asked(&["a", "b", "c", "d"]))],
+        );
+        let metrics: Vec<Metric> = ran.output("metrics");
+        assert_eq!((metrics[0].name.as_str(), metrics[0].value, metrics[0].n), ("pass@1", 0.375, 4));
+        let last = metrics.last().unwrap();
+        assert_eq!((last.name.as_str(), last.value, last.n), ("share:unanswered", 0.5, 4));
+        let outcomes: Vec<Outcome> = ran.output("outcomes");
+        assert_eq!(outcomes[3], Outcome { problem_id: "d".into(), num_samples: 4, num_passed: 0 });
+    }
+
+    #[test]
+    fn the_share_of_unanswered_problems_is_told_where_it_is_nothing() {
+        let verdicts = table(&rows(&[("a", 1, 1)]));
+        let ran = run_whole(&Score, &json!({}), &[("verdicts", verdicts), ("problems", asked(&["a"]))]);
+        let last = ran.output::<Metric>("metrics").pop().unwrap();
+        assert_eq!((last.name.as_str(), last.value), ("share:unanswered", 0.0));
+    }
+
+    #[test]
+    fn where_nothing_was_answered_nothing_was_passed() {
+        let given = [("verdicts", table::<Scored>(&[])), ("problems", asked(&["a", "b"]))];
+        let ran = run_whole(&Score, &json!({ "k": [1, 5] }), &given);
+        let metrics: Vec<Metric> = ran.output("metrics");
+        let found: Vec<_> = metrics.iter().map(|metric| (metric.name.as_str(), metric.value)).collect();
+        assert_eq!(found, [("pass@1", 0.0), ("pass@5", 0.0), ("share:unanswered", 1.0)]);
+        assert!(ran.output::<Outcome>("outcomes").iter().all(|outcome| outcome.num_samples == 5));
     }
 
     struct Nowhere;

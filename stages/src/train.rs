@@ -52,7 +52,7 @@ pub struct Params {
     /// Examples (pairs) that make one step. The last step takes what is left.
     #[serde(default = "default_batch_size")]
     pub batch_size: usize,
-    /// Tokens, padding included, that go through the model at once. Changes memory and speed; the result by rounding only.
+    /// Tokens that go through the model at once. Changes memory and speed; the result by rounding only.
     #[serde(default = "default_micro_batch_tokens")]
     pub micro_batch_tokens: usize,
     /// Examples with a side (prompt and response) of more tokens are left out and counted, never cut.
@@ -336,6 +336,7 @@ impl Params {
             ("epochs", self.epochs > 0, "at least 1"),
             ("max_steps", self.max_steps != Some(0), "at least 1"),
             ("batch_size", self.batch_size > 0, "at least 1"),
+            ("micro_batch_tokens", self.micro_batch_tokens > 0, "at least 1"),
             ("max_tokens", self.max_tokens > 0, "at least 1"),
             ("clip", self.clip.is_none_or(|clip| clip > 0.0), "a norm above 0, or null"),
             ("save_every_minutes", self.save_every_minutes >= 0.0, "0 or more"),
@@ -492,6 +493,9 @@ mod tests {
         let wrong = params(json!({ "objective": { "dpo": { "label_smoothing": 0.7 } } }));
         let error = Train::declare(&wrong, &InputSchemas::new()).unwrap_err();
         assert_eq!(error.parameter.as_deref(), Some("objective.dpo.label_smoothing"));
+        let wrong = params(json!({ "objective": { "sft": {} }, "micro_batch_tokens": 0 }));
+        let error = Train::declare(&wrong, &InputSchemas::new()).unwrap_err();
+        assert_eq!(error.parameter.as_deref(), Some("micro_batch_tokens"));
     }
 
     #[test]

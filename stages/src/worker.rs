@@ -327,7 +327,8 @@ fn serve_stage(pipe: &Rc<RefCell<Pipe>>, stage: OpenStage, cancel: Cancel, open:
         device: stage.device,
         cancel,
     };
-    let (job, versions) = open(&*bound, &declaration, &cx)?;
+    let (job, mut versions) = open(&*bound, &declaration, &cx)?;
+    versions.extend(job.versions());
     pipe.borrow_mut().write(&FromWorker::Opened { versions }, &[])?;
     let tables = declaration.outputs.iter().filter_map(|port| match &port.artifact {
         ArtifactKind::Table { columns, .. } => Some((port.name.clone(), columns.clone())),

@@ -128,6 +128,18 @@ pub fn fenced_code(answer: &str, is_open: bool) -> &str {
     answer[start.unwrap_or(0)..].trim_end()
 }
 
+/// What follows the line of the first fence, as far as it is written.
+pub fn behind_fence(answer: &str) -> Option<&str> {
+    let mut at = 0;
+    for line in answer.split_inclusive('\n') {
+        at += line.len();
+        if line.trim_start_matches(' ').starts_with("```") {
+            return Some(&answer[at..]);
+        }
+    }
+    None
+}
+
 /// Whether a chat answer's code is whole, so that the model need not write on.
 pub fn fence_is_closed(answer: &str, is_open: bool) -> bool {
     let fences = answer.split_inclusive('\n').filter(|line| line.trim_start_matches(' ').starts_with("```")).count();

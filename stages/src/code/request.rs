@@ -4,7 +4,7 @@
 //! Everything that gives a row its meaning is here.
 
 use super::blocks::BlockKind;
-use super::cut::{Cut, before_any, fence_is_closed, fenced_code, forced_start};
+use super::cut::{Cut, before_any, behind_fence, fence_is_closed, fenced_code, forced_start};
 use super::prompts::{Asked, PromptStyle};
 use crate::columns::{Sample, Segment};
 use crate::random::{Random, stable_id};
@@ -27,7 +27,7 @@ pub struct Request {
 #[derive(Debug, Clone, PartialEq)]
 enum Form {
     Fill { start: String, kind: BlockKind, cut: Cut, prefix: String, suffix: String },
-    Chat { is_open: bool, starter: String, stop: Vec<String> },
+    Chat { is_open: bool, begins_with_code: bool, starter: String, stop: Vec<String> },
 }
 
 /// A block to fill: the columns that `fim-generate` reads.
@@ -85,13 +85,16 @@ impl Request {
         Ok(Self { problem_id: problem.problem_id.clone(), block_id: Some(block.block_id.clone()), prompt, form })
     }
 
-    /// Asks for a whole program in a conversation. The program ends at the closing fence and at the first of `stop`.
+    /// Asks for a whole program in a conversation. The program ends at the closing fence and at the first of `stop`. Where the prompt
+    /// opens the answer with nothing, the answer may begin with prose, and `stop` ends nothing before a fence.
     pub fn chat(style: &PromptStyle, stop: Vec<String>, problem: &Asked) -> Self {
         let query = style.query(&problem.question, problem.tests.style);
-        let prompt = style.chat(&query, &style.opening(problem.starter_code.as_deref()));
+        let opening = style.opening(problem.starter_code.as_deref());
+        let prompt = style.chat(&query, &opening);
+        let begins_with_code = !opening.is_empty();
         let is_open = style.prefill.contains("```");
         let starter = style.starter(problem.starter_code.as_deref()).to_owned();
-        let form = Form::Chat { is_open, starter, stop };
+        let form = Form::Chat { is_open, begins_with_code, starter, stop };
         Self { problem_id: problem.problem_id.clone(), block_id: None, prompt, form }
     }
 
@@ -109,8 +112,11 @@ impl Request {
     pub fn is_complete(&self, completion: &str) -> bool {
         match &self.form {
             Form::Fill { start, kind, cut, .. } => cut.is_complete(&format!("{start}{completion}"), *kind),
-            Form::Chat { is_open, stop, .. } => {
-                fence_is_closed(completion, *is_open) || before_any(completion, stop).len() < completion.len()
+            Form::Chat { is_open, begins_with_code, stop, .. } => {
+                let code = if *is_open { Some(completion) } else { behind_fence(completion) };
+                let code = code.or(begins_with_code.then_some(completion));
+                fence_is_closed(completion, *is_open)
+                    || code.is_some_and(|code| before_any(code, stop).len() < code.len())
             }
         }
     }
@@ -212,6 +218,22 @@ mod tests {
         let request = Request::chat(&PromptStyle::default(), vec!["\nassert".into()], &problem(Some("def f(x):\n")));
         assert_eq!(request.program(&request.text("\n    return x\nassert f(1)")), "def f(x):\n    return x");
         assert_eq!(request.parent_id(), "p");
+    }
+
+    #[test]
+    fn a_stop_string_in_prose_ends_nothing() {
+        let style = PromptStyle { prefill: String::new(), ..PromptStyle::default() };
+        let request = Request::chat(&style, vec!["\nassert".into(), "\nif".into()], &problem(None));
+        let prose = "I shall\nassert nothing.\n";
+        assert!(!request.is_complete(prose));
+        let code = format!("{prose}```python\ndef f(x):\n    return x\n");
+        assert!(!request.is_complete(&code));
+        let done = format!("{code}\nassert f(1)");
+        assert!(request.is_complete(&done));
+        assert_eq!(request.text(&done), "def f(x):\n    return x");
+        // What goes on from starter code is code from its first character.
+        let request = Request::chat(&style, vec!["\nassert".into()], &problem(Some("def f(x):\n")));
+        assert!(request.is_complete("\n    return x\nassert f(1)"));
     }
 
     #[test]

@@ -5,8 +5,8 @@
 
 use super::mbpp;
 use super::records::optional_string;
+use crate::code::request::sample_id;
 use crate::columns::Sample;
-use crate::random::stable_id;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -64,7 +64,7 @@ impl SampleReader {
         let sample_index = *index;
         *index += 1;
         Ok(Sample {
-            sample_id: stable_id(&[&problem_id, &sample_index.to_string()]),
+            sample_id: sample_id(&problem_id, sample_index),
             problem_id,
             block_id: None,
             sample_index,

@@ -72,6 +72,26 @@ pub struct MissingFeature {
 }
 
 impl Isolation {
+    /// Grade and what is in force in a line, as `full: network namespace, landlock, seccomp`.
+    pub fn summary(&self) -> String {
+        let grade = match self.grade {
+            Grade::None => "none",
+            Grade::Partial => "partial",
+            Grade::Full => "full",
+        };
+        format!("{grade}: {}", self.in_force.join(", "))
+    }
+
+    /// What is missing, why, and how to get it, in a line.
+    pub fn fixes(&self) -> String {
+        let missing: Vec<String> = self
+            .missing
+            .iter()
+            .map(|missing| format!("{:?}: {} ({})", missing.feature, missing.why, missing.fix))
+            .collect();
+        missing.join("; ")
+    }
+
     /// Grades what the zygote reports.
     pub(super) fn graded(in_force: Vec<String>, missing: &BTreeMap<String, String>) -> Self {
         let has = |feature: Feature| !missing.contains_key(feature.name());

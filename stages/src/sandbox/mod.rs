@@ -98,7 +98,7 @@ pub enum SandboxError {
         problem: String,
     },
     /// The machine shuts programs in less well than is asked for.
-    #[error("programs cannot be shut in well enough here: isolation is {:?}, at least {floor:?} is asked for; {}", isolation.grade, fixes(isolation))]
+    #[error("programs cannot be shut in well enough here: isolation is {:?}, at least {floor:?} is asked for; {}", isolation.grade, isolation.fixes())]
     Isolation {
         /// What the machine gives.
         isolation: Isolation,
@@ -114,6 +114,11 @@ pub enum SandboxError {
     /// The zygote died, and so did the one started in its place.
     #[error("the sandbox died twice at the same program; the machine may be out of memory")]
     Gone,
+    /// The zygote lives and did not answer, and neither did the one started in its place.
+    #[error(
+        "the sandbox gave no answer twice at the same program, a minute after its time was up; the machine may be overloaded"
+    )]
+    Stuck,
     /// A test cannot be read.
     #[error("test {index}: {problem}")]
     Test {
@@ -140,15 +145,6 @@ impl From<SandboxError> for StageError {
             other => Self::failed(other.to_string()),
         }
     }
-}
-
-fn fixes(isolation: &Isolation) -> String {
-    let missing: Vec<String> = isolation
-        .missing
-        .iter()
-        .map(|missing| format!("{:?}: {} ({})", missing.feature, missing.why, missing.fix))
-        .collect();
-    missing.join("; ")
 }
 
 /// A place to run untrusted Python programs in. Several at a time are several sandboxes.
@@ -199,7 +195,7 @@ impl Sandbox {
         judge::parses(self, sources)
     }
 
-    /// One process; a zygote that has died is replaced once.
+    /// One process; a zygote that has died or does not answer is replaced once.
     fn process(
         &mut self,
         request: &serde_json::Value,
@@ -207,7 +203,7 @@ impl Sandbox {
         limits: &Limits,
     ) -> Result<zygote::Ran, SandboxError> {
         match self.zygote.run(request, stdin, limits) {
-            Err(SandboxError::Gone) => {
+            Err(SandboxError::Gone | SandboxError::Stuck) => {
                 self.zygote = Zygote::start(&self.interpreter, &self.config)?;
                 self.zygote.run(request, stdin, limits)
             }

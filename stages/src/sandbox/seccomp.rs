@@ -1,7 +1,8 @@
 //! The filter of system calls: what no program that answers a problem needs, and an attack might, is refused.
 //!
 //! A deny list, since programs differ in what they need: it closes the kernel's larger attack surfaces and every way to change
-//! namespaces. It is the third wall, behind namespaces and Landlock.
+//! namespaces, and to memory that no limit counts: shared segments, message queues and files without a folder outlive or escape
+//! what `RLIMIT_DATA` and the supervisor see. It is the third wall, behind namespaces and Landlock.
 
 use super::SandboxError;
 use seccompiler::{
@@ -35,9 +36,12 @@ const DENIED: &[i64] = &[
     libc::SYS_kexec_file_load,
     libc::SYS_kexec_load,
     libc::SYS_keyctl,
+    libc::SYS_memfd_create,
+    libc::SYS_memfd_secret,
     libc::SYS_mount,
     libc::SYS_mount_setattr,
     libc::SYS_move_mount,
+    libc::SYS_msgget,
     libc::SYS_name_to_handle_at,
     libc::SYS_open_by_handle_at,
     libc::SYS_open_tree,
@@ -51,10 +55,14 @@ const DENIED: &[i64] = &[
     libc::SYS_quotactl,
     libc::SYS_reboot,
     libc::SYS_request_key,
+    libc::SYS_semget,
     libc::SYS_setdomainname,
     libc::SYS_sethostname,
     libc::SYS_setns,
     libc::SYS_settimeofday,
+    libc::SYS_shmat,
+    libc::SYS_shmctl,
+    libc::SYS_shmget,
     libc::SYS_swapoff,
     libc::SYS_swapon,
     libc::SYS_syslog,
@@ -63,6 +71,9 @@ const DENIED: &[i64] = &[
     libc::SYS_userfaultfd,
     libc::SYS_vhangup,
 ];
+
+/// The bits of a socket's type that are no flags.
+const SOCKET_KIND: u64 = 0xf;
 
 /// Every `CLONE_NEW*` flag of clone(2).
 const NEW_NAMESPACES: u64 = 0x7e02_0080;
@@ -88,12 +99,28 @@ pub(super) fn filters() -> Result<Vec<String>, SandboxError> {
     Ok(vec![hex(&denied), hex(&unknown_to_libc())])
 }
 
-/// Where there is no pid namespace: no signals to other processes by number.
-pub(super) fn no_kill_filter() -> Result<String, SandboxError> {
+/// Where there are no namespaces: no signals to other processes by number, and no socket that could reach a service of the user.
+/// Nothing in those services asks who calls beyond the user: a path such as that of `docker.sock` or of D-Bus is a way out.
+pub(super) fn no_namespace_filter() -> Result<String, SandboxError> {
     let Some(arch) = architecture() else { return Ok(String::new()) };
-    let calls =
-        [libc::SYS_kill, libc::SYS_tkill, libc::SYS_rt_sigqueueinfo, libc::SYS_pidfd_send_signal, libc::SYS_prlimit64];
-    Ok(hex(&compiled(calls.iter().map(|&call| (call, Vec::new())).collect(), libc::EPERM as u32, arch)?))
+    let calls = [
+        libc::SYS_connect,
+        libc::SYS_kill,
+        libc::SYS_pidfd_send_signal,
+        libc::SYS_prlimit64,
+        libc::SYS_rt_sigqueueinfo,
+        libc::SYS_socket,
+        libc::SYS_tkill,
+    ];
+    let mut rules: BTreeMap<i64, Vec<SeccompRule>> = calls.iter().map(|&call| (call, Vec::new())).collect();
+    // A socketpair stays, for asyncio, but none of datagrams: those can be sent to any path without connecting.
+    // The kernel takes SOCK_RAW for SOCK_DGRAM there.
+    let kind = |kind| {
+        let masked = SeccompCmpOp::MaskedEq(SOCKET_KIND);
+        rule(vec![SeccompCondition::new(1, SeccompCmpArgLen::Dword, masked, kind)])
+    };
+    rules.insert(libc::SYS_socketpair, vec![kind(libc::SOCK_DGRAM as u64)?, kind(libc::SOCK_RAW as u64)?]);
+    Ok(hex(&compiled(rules, libc::EPERM as u32, arch)?))
 }
 
 /// clone3(2) passes its flags by pointer, which no filter can read: it is said not to exist, and libc falls back to clone(2).

@@ -303,6 +303,10 @@ fn nothing_of_the_host_is_within_reach() {
         "import os; os.execv('/bin/sh', ['sh'])",
         "import os; os.mknod('/tmp/x', 0o60644, 0x800)",
         "import resource; resource.setrlimit(resource.RLIMIT_CPU, (100, 100))",
+        "import os; os.memfd_create('x')",
+        "import ctypes\n    if ctypes.CDLL(None).shmget(0, 1 << 20, 0o1600) < 0: raise OSError",
+        "import ctypes\n    if ctypes.CDLL(None).msgget(0, 0o1600) < 0: raise OSError",
+        "import ctypes\n    if ctypes.CDLL(None).semget(0, 1, 0o1600) < 0: raise OSError",
     ] {
         let source = guarded(body);
         let found = stdio(&source, &[("", "ok")]);
@@ -426,6 +430,10 @@ fn landlock_alone_keeps_programs_from_the_hosts_files() {
         "import os\nprint('ok' if not os.path.exists('mine') else 'left over')",
         "import os\ntry: os.kill(os.getppid(), 0); print('reached')\nexcept OSError: print('ok')",
         "import os, time\nif os.fork() == 0:\n    os.setsid()\n    time.sleep(1000)\nprint('ok')",
+        "import socket\ntry: socket.socket(socket.AF_UNIX); print('reached')\nexcept OSError: print('ok')",
+        "import socket\ntry: socket.socketpair(type=socket.SOCK_DGRAM); print('reached')\nexcept OSError: print('ok')",
+        "import socket\na, b = socket.socketpair()\na.send(b'ok')\nprint(b.recv(2).decode())",
+        "import asyncio\nasync def f(): print('ok')\nasyncio.run(f())",
     ] {
         let program = Program {
             source,
@@ -460,4 +468,56 @@ fn an_interpreter_that_is_not_there_is_named() {
     let error =
         Sandbox::open(Config { interpreter: "python-of-nowhere".into(), ..Config::default() }).expect_err("not there");
     assert!(error.to_string().contains("python-of-nowhere"), "{error}");
+}
+
+#[test]
+fn without_namespaces_orphans_of_orphans_are_ended_at_once() {
+    let config = Config { without: vec![Feature::Namespaces], floor: Grade::None, ..Config::default() };
+    let mut sandbox = Sandbox::open(config).expect("opens");
+    let source = "import os, time\nif os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0:\n        os.setsid()\n    \
+                  time.sleep(1000)\ntime.sleep(0.2)\nprint('ok')";
+    let cases = tests(TestStyle::Stdio, &[("", "ok")], None);
+    let program = Program {
+        source,
+        entry_point: None,
+        tests: &cases,
+        output: OutputComparator::Lines,
+        value: ValueComparator::PyEq,
+    };
+    let begin = std::time::Instant::now();
+    for _ in 0..3 {
+        let found = sandbox.run(&program, &limits()).expect("judged");
+        assert_eq!(found.verdict, Verdict::Passed, "{found:?}");
+    }
+    assert!(begin.elapsed().as_secs() < 20, "waited for a process that sleeps");
+    assert_eq!(sandbox.zygote.children().expect("read"), Vec::<i32>::new());
+}
+
+#[test]
+fn no_descriptor_of_the_runner_reaches_a_program() {
+    // A copy is inherited by what is started, unlike all that Rust opens.
+    let inherited = nix::unistd::dup(std::io::stderr()).expect("copied");
+    let high: Vec<_> = (0..80).map(|_| nix::unistd::dup(&inherited).expect("copied")).collect();
+    let source = "import os\ndef is_open(fd):\n    try: os.fstat(fd)\n    except OSError: return False\n    return True\n\
+                  print([fd for fd in range(4096) if is_open(fd)])";
+    let cases = tests(TestStyle::Stdio, &[("", "[0, 1, 2, 63]")], None);
+    let program = Program {
+        source,
+        entry_point: None,
+        tests: &cases,
+        output: OutputComparator::Lines,
+        value: ValueComparator::PyEq,
+    };
+    for without in [vec![], vec![Feature::Namespaces]] {
+        let mut sandbox = Sandbox::open(Config { without, floor: Grade::None, ..Config::default() }).expect("opens");
+        let found = sandbox.run(&program, &limits()).expect("judged");
+        assert_eq!(found.verdict, Verdict::Passed, "{found:?}");
+    }
+    drop(high);
+}
+
+#[test]
+fn a_zygote_that_does_not_answer_is_not_called_out_of_memory() {
+    let (stuck, gone) = (SandboxError::Stuck.to_string(), SandboxError::Gone.to_string());
+    assert!(!stuck.contains("memory") && gone.contains("memory"), "{stuck}; {gone}");
 }

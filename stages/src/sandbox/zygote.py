@@ -17,8 +17,9 @@ CONFIG = json.loads(sys.argv[1])
 DISABLED = set(CONFIG["disable"])
 LIBC = ctypes.PyDLL(None, use_errno=True)  # PyDLL keeps the GIL: clone(2) must return in a child that holds it
 MACHINE = os.uname().machine
-# Numbers of clone(2) and capset(2); those of Landlock are the same everywhere.
+# Numbers of clone(2) and capset(2); those of Landlock and of close_range(2) are the same everywhere.
 SYS_CLONE, SYS_CAPSET = {"x86_64": (56, 126), "aarch64": (220, 91)}.get(MACHINE, (None, None))
+SYS_CLOSE_RANGE = 436
 NEWNS, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET = 0x20000, 0x4000000, 0x8000000, 0x10000000, 0x20000000, 0x40000000
 CLONE_PIDFD = 0x1000
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 1, 2, 4, 32, 4096, 16384, 0x40000
@@ -55,6 +56,12 @@ def write_map(proc, uid, gid):
             os.write(fd, text.encode())
         finally:
             os.close(fd)
+
+
+def close_from(lowest):
+    """Closes every descriptor from this number up."""
+    if LIBC.syscall(SYS_CLOSE_RANGE, lowest, ctypes.c_uint(0xFFFFFFFF), 0) < 0:
+        os.closerange(lowest, 1 << 16)  # a kernel before 5.9
 
 
 # ---- what is done once: namespaces and a root folder that holds the interpreter and nothing else -------------------------
@@ -168,7 +175,7 @@ def set_up():
     if "seccomp" in DISABLED:
         state.missing["seccomp"] = "switched off"
     elif CONFIG["filters"]:
-        extra = [] if state.flags else [CONFIG["no_kill_filter"]]
+        extra = [] if state.flags else [CONFIG["no_namespace_filter"]]
         for code in CONFIG["filters"] + extra:
             raw = ctypes.create_string_buffer(bytes.fromhex(code), len(code) // 2)
             program = SockFprog(len(code) // 16, ctypes.cast(raw, ctypes.c_void_p))
@@ -241,6 +248,7 @@ def jail(header, fds, ready):
     if ruleset >= 0:
         os.dup2(ruleset, 60)
     os.closerange(3, 60)
+    close_from(64)  # RLIMIT_NOFILE keeps new ones out and closes none
     lowest = lambda kind, value: min(value, resource.getrlimit(kind)[1]) if resource.getrlimit(kind)[1] >= 0 else value
     for kind, value in (
         (resource.RLIMIT_CPU, int(header["cpu"]) + 2),
@@ -621,11 +629,13 @@ def kill_orphans():
             left = []
         for pid in left:
             kill(pid)
+        # Never waits for one: a child of what was just killed is handed over in its turn, alive, and has to be found first.
         try:
-            while os.waitpid(-1, 0)[0]:
+            while os.waitpid(-1, os.WNOHANG)[0]:
                 pass
         except ChildProcessError:
             return
+        time.sleep(0.001)
 
 
 def supervise(header, fds):
@@ -701,6 +711,7 @@ def serve():
 
 
 os.setsid()
+close_from(3)  # whatever was inherited would be inherited by every program
 # What the module `site` gives to every script, without its search through the file system.
 builtins.exit, builtins.quit = _sitebuiltins.Quitter("exit", ""), _sitebuiltins.Quitter("quit", "")
 builtins.help = _sitebuiltins._Helper()

@@ -173,7 +173,7 @@ impl Zygote {
         std::fs::create_dir(&work)?;
         let config = json!({
             "root": root, "work": work, "visible": interpreter.visible, "disable": disable,
-            "filters": seccomp::filters()?, "no_kill_filter": seccomp::no_kill_filter()?,
+            "filters": seccomp::filters()?, "no_namespace_filter": seccomp::no_namespace_filter()?,
         });
         let (control, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
         let log = memory_file("log", b"")?;
@@ -217,7 +217,7 @@ impl Zygote {
         }
     }
 
-    /// Runs one process. `Err(Gone)` where the zygote itself has died.
+    /// Runs one process. `Err(Gone)` where the zygote itself has died, `Err(Stuck)` where it does not answer.
     pub(super) fn run(&mut self, request: &Json, stdin: &[u8], limits: &Limits) -> Result<Ran, SandboxError> {
         let wall_s = limits.cpu_s * limits.wall_factor.max(5.0);
         let header = json!({
@@ -245,7 +245,10 @@ impl Zygote {
             None,
         )
         .map_err(|_| SandboxError::Gone)?;
-        let answer = self.receive().map_err(|_| SandboxError::Gone)?;
+        let answer = self.receive().map_err(|error| match error {
+            nix::Error::EAGAIN => SandboxError::Stuck,
+            _ => SandboxError::Gone,
+        })?;
         let ended: Ended = serde_json::from_slice(&answer).map_err(|error| SandboxError::Jail(error.to_string()))?;
         if let Some(problem) = ended.setup {
             return Err(SandboxError::Jail(problem));
