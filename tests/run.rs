@@ -277,3 +277,18 @@ fn a_command_and_what_it_started_end_with_the_run() {
     let state = std::fs::read_to_string(format!("/proc/{started}/stat")).unwrap_or_default();
     assert!(state.is_empty() || state.contains(") Z "), "{state}");
 }
+
+#[test]
+fn a_metric_that_will_not_be_measured_is_a_mistake_before_anything_runs() {
+    let lab = lab();
+    lab.write(
+        "metric.yaml",
+        "name: metric\nstages:\n  problems: { use: load, with: { path: problems.jsonl } }\n  programs: { use: references, from: problems }\n  verdicts: { use: execute, from: { programs: programs, problems: problems } }\n  scores: { use: score, from: verdicts }\ncompare: { metric: scores.pass@10, baseline: scores.share:pased }\n",
+    );
+    let checked = lab.ablate(&["check", "metric.yaml"]);
+    assert_eq!(checked.code, 3, "{}", checked.stderr);
+    assert!(checked.stderr.contains("unknown metric `pass@10` of stage `scores`"), "{}", checked.stderr);
+    assert!(checked.stderr.contains("did you mean `share:passed`?"), "{}", checked.stderr);
+    let wider = lab.ablate(&["check", "metric.yaml", "--set", "scores.k=[1,10]"]);
+    assert!(!wider.stderr.contains("unknown metric `pass@10`"), "{}", wider.stderr);
+}

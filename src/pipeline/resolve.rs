@@ -520,6 +520,18 @@ impl Resolver<'_> {
                         }
                         return None;
                     };
+                    let known = &found.declaration.metrics;
+                    if !known.is_empty() && !known.iter().any(|metric| metric == name) {
+                        let (name, owner) = (name.to_owned(), format!("of stage `{stage}`"));
+                        let fault = Fault::Unknown { what: "metric", name, owner, choices: known.clone() };
+                        let at = Location {
+                            start: text.at.start + stage.len() + 1,
+                            len: text.at.len.saturating_sub(stage.len() + 1),
+                            ..text.at
+                        };
+                        self.problems.push(Problem::new(fault, at));
+                        return None;
+                    }
                     if let Some(port) = metrics_port(&found.declaration) {
                         let output = OutputRef { stage: stage.to_owned(), port: port.to_owned() };
                         return Some(MetricRef { output, name: name.to_owned(), place: text.at });

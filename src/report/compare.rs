@@ -109,7 +109,8 @@ fn metric_of(cache: &Cache, outputs: &BTreeMap<String, Output>, metric: &MetricR
     let metrics = read::<Metric>(cache, table)?;
     let names: Vec<String> = metrics.iter().map(|found| found.name.clone()).collect();
     metrics.into_iter().find(|found| found.name == metric.name).ok_or_else(|| {
-        let problem = format!("{} has no metric `{}`; it has {}", metric.output, metric.name, names.join(", "));
+        let there = if names.is_empty() { "none: nothing was measured".to_owned() } else { names.join(", ") };
+        let problem = format!("{} has no metric `{}`; it has {there}", metric.output, metric.name);
         StageError::failed(problem).into()
     })
 }

@@ -11,6 +11,7 @@
 use crate::columns::{Metric, Outcome, columns_of};
 use crate::job::{Job, OpenContext, WholeInputs, WholeJob, WholeOutputs};
 use crate::random::Random;
+use crate::sandbox::Verdict;
 use crate::stage::{Declaration, InputPort, InputSchemas, OutputPort, SchemaError, Stage, StageError};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -62,7 +63,7 @@ pub struct ToAnswer {
 impl Stage for Score {
     type Params = Params;
     const NAME: &'static str = "score";
-    const VERSION: u32 = 2;
+    const VERSION: u32 = 3;
     const ABOUT: &'static str = "Computes pass@k with 95 % intervals from verdicts, and how each problem was answered.";
     const EXAMPLE: &'static str = "\
 problems: { use: load, with: { path: ../examples/problems/align.jsonl } }
@@ -86,12 +87,22 @@ scores: { use: score, from: verdicts, with: { k: [1] } }
         .optional();
         let metrics = OutputPort::table("metrics", columns_of::<Metric>(), "pass@k and the rates of the verdicts");
         let outcomes = OutputPort::table("outcomes", columns_of::<Outcome>(), "how each problem was answered");
-        Ok(Declaration::whole(vec![verdicts, problems], vec![metrics, outcomes]))
+        let shares = Verdict::ALL.into_iter().map(Verdict::name).chain([UNANSWERED]);
+        let names = params.k.iter().map(|k| format!("pass@{k}")).chain(shares.map(share));
+        Ok(Declaration::whole(vec![verdicts, problems], vec![metrics, outcomes]).measuring(names.collect()))
     }
 
     fn open(params: &Params, _cx: &OpenContext) -> Result<Job, StageError> {
         Ok(Job::Whole(Box::new(ScoreJob { params: params.clone() })))
     }
+}
+
+/// The share of problems without a verdict.
+const UNANSWERED: &str = "unanswered";
+
+/// The name of the metric of a verdict's share.
+fn share(verdict: &str) -> String {
+    format!("share:{verdict}")
 }
 
 struct ScoreJob {
@@ -104,7 +115,8 @@ impl WholeJob for ScoreJob {
         let problems: Option<Vec<ToAnswer>> =
             if inputs.tables.contains_key("problems") { Some(inputs.read("problems")?) } else { None };
         let mut counts: BTreeMap<&str, (u32, u32)> = BTreeMap::new();
-        let mut verdicts: BTreeMap<&str, u64> = BTreeMap::new();
+        // Verdicts that did not occur are measured too: a share of 0.
+        let mut verdicts: BTreeMap<&str, u64> = Verdict::ALL.map(|verdict| (verdict.name(), 0)).into();
         for row in &rows {
             let (samples, passed) = counts.entry(&row.problem_id).or_default();
             *samples += 1;
@@ -145,15 +157,15 @@ impl WholeJob for ScoreJob {
                 metrics.push(pass_at(k, &outcomes, self.params.seed));
             }
         }
-        for (verdict, count) in verdicts {
-            let n = rows.len() as u64;
+        let n = rows.len() as u64;
+        for (verdict, count) in verdicts.into_iter().filter(|_| n > 0) {
             let value = count as f64 / n as f64;
-            metrics.push(Metric { name: format!("share:{verdict}"), value, lower: None, upper: None, n });
+            metrics.push(Metric { name: share(verdict), value, lower: None, upper: None, n });
         }
         if problems.is_some() && !outcomes.is_empty() {
             let n = outcomes.len() as u64;
             let value = f64::from(num_unanswered) / n as f64;
-            metrics.push(Metric { name: "share:unanswered".into(), value, lower: None, upper: None, n });
+            metrics.push(Metric { name: share(UNANSWERED), value, lower: None, upper: None, n });
         }
         out.push("metrics", &metrics)?;
         out.push("outcomes", &outcomes)
@@ -246,11 +258,16 @@ mod tests {
         let ran =
             run_whole(&Score, &json!({ "k": [1, 2] }), &[("verdicts", table(&rows(&[("a", 4, 4), ("b", 2, 1)])))]);
         let metrics: Vec<Metric> = ran.output("metrics");
-        let found: Vec<_> = metrics.iter().map(|metric| (metric.name.as_str(), metric.value, metric.n)).collect();
+        let (found, absent): (Vec<_>, Vec<_>) = metrics
+            .iter()
+            .map(|metric| (metric.name.as_str(), metric.value, metric.n))
+            .partition(|&(_, value, _)| value > 0.0);
         assert_eq!(
             found,
             [("pass@1", 0.75, 2), ("pass@2", 1.0, 2), ("share:passed", 5.0 / 6.0, 6), ("share:wrong", 1.0 / 6.0, 6)]
         );
+        // A verdict that did not occur has a share too.
+        assert!(absent.contains(&("share:timeout", 0.0, 6)) && absent.len() == Verdict::ALL.len() - 2, "{absent:?}");
         assert_eq!((metrics[0].lower, metrics[0].upper), (Some(0.5), Some(1.0)));
         let outcomes: Vec<Outcome> = ran.output("outcomes");
         assert_eq!(outcomes[1], Outcome { problem_id: "b".into(), num_samples: 2, num_passed: 1 });

@@ -67,6 +67,8 @@ pub struct Declaration {
     pub repeatable: Repeatable,
     /// How many CPUs one worker keeps busy.
     pub cpus: u32,
+    /// The names of the metrics that its table of metrics will hold; empty where they are not known before it has run.
+    pub metrics: Vec<String>,
 }
 
 impl Declaration {
@@ -82,6 +84,7 @@ impl Declaration {
             environment: Vec::new(),
             repeatable: Repeatable::Bits,
             cpus: 1,
+            metrics: Vec::new(),
         }
     }
 
@@ -95,6 +98,7 @@ impl Declaration {
             environment: Vec::new(),
             repeatable: Repeatable::Bits,
             cpus: 1,
+            metrics: Vec::new(),
         }
     }
 
@@ -109,6 +113,13 @@ impl Declaration {
     #[must_use]
     pub fn in_place(mut self, place: Place) -> Self {
         self.place = place;
+        self
+    }
+
+    /// Names the metrics that its table of metrics will hold.
+    #[must_use]
+    pub fn measuring(mut self, metrics: Vec<String>) -> Self {
+        self.metrics = metrics;
         self
     }
 

@@ -32,6 +32,10 @@ pub enum Verdict {
 }
 
 impl Verdict {
+    /// All of them, from the best to the worst.
+    pub const ALL: [Self; 7] =
+        [Self::Passed, Self::Wrong, Self::Error, Self::OutputLimit, Self::Memory, Self::Timeout, Self::Killed];
+
     /// As it stands in tables.
     pub fn name(self) -> &'static str {
         match self {
