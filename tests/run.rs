@@ -292,3 +292,13 @@ fn a_metric_that_will_not_be_measured_is_a_mistake_before_anything_runs() {
     let wider = lab.ablate(&["check", "metric.yaml", "--set", "scores.k=[1,10]"]);
     assert!(!wider.stderr.contains("unknown metric `pass@10`"), "{}", wider.stderr);
 }
+
+#[test]
+fn a_misspelt_stage_is_a_mistake_of_the_command_line_everywhere() {
+    let lab = lab();
+    for command in ["run", "show", "logs"] {
+        let ran = lab.ablate(&[command, "small.yaml", "blockz"]);
+        assert_eq!(ran.code, 2, "{command}: {}", ran.stderr);
+        assert!(ran.stderr.contains("no stage `blockz` (did you mean `blocks`?)"), "{command}: {}", ran.stderr);
+    }
+}

@@ -66,19 +66,19 @@ mod tests {
 
     #[test]
     fn a_cache_that_is_not_made_yet_is_tried_without_making_it() {
-        let above = tempfile::tempdir().unwrap();
-        let cache = Cache::open(above.path().join("deep/cache")).unwrap();
-        cache.check_writable().unwrap();
-        let room = cache.room().unwrap();
+        let above = tempfile::tempdir().expect("a temporary folder");
+        let cache = Cache::open(above.path().join("deep/cache")).expect("a path is enough");
+        cache.check_writable().expect("it is ours");
+        let room = cache.room().expect("the disk can be asked");
         assert!(room.free_bytes > 0 && room.free_bytes <= room.total_bytes, "{room:?}");
-        assert_eq!(fs::read_dir(above.path()).unwrap().count(), 0);
+        assert_eq!(fs::read_dir(above.path()).expect("it is there").count(), 0);
     }
 
     #[test]
     fn a_cache_that_is_there_is_tried_by_its_own_temporary_folder() {
-        let root = tempfile::tempdir().unwrap();
-        let cache = Cache::open(root.path()).unwrap();
-        cache.check_writable().unwrap();
-        assert_eq!(cache.status().unwrap().tmp.bytes, 0);
+        let root = tempfile::tempdir().expect("a temporary folder");
+        let cache = Cache::open(root.path()).expect("a path is enough");
+        cache.check_writable().expect("it is ours");
+        assert_eq!(cache.status().expect("it can be read").tmp.bytes, 0);
     }
 }

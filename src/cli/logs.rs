@@ -13,9 +13,7 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args) -> Outcome {
     let (planned, cache) = planned(&args.pipeline)?;
-    let step = planned
-        .find(&args.stage)
-        .ok_or_else(|| Failure::new(EXIT_USAGE, format!("the pipeline has no stage `{}`", args.stage)))?;
+    let step = planned.named(&args.stage).map_err(|problem| Failure::new(EXIT_USAGE, problem))?;
     for run in cache.past_runs()?.into_iter().rev().filter(|run| run.name == planned.checked.pipeline.name) {
         if let Ok(text) = std::fs::read(run.log_path(&args.stage)) {
             print(&String::from_utf8_lossy(&text))?;

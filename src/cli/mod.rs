@@ -235,11 +235,7 @@ pub(crate) fn output_of(planned: &Planned, cache: &Cache, name: &str) -> Result<
         Some(_) => (name, None),
         None => name.rsplit_once('.').map_or((name, None), |(stage, port)| (stage, Some(port))),
     };
-    let step = planned.find(stage).ok_or_else(|| {
-        let names: Vec<String> = planned.steps.iter().map(|step| step.name.clone()).collect();
-        let near = crate::pipeline::error::nearest(stage, &names).map(|near| format!(" (did you mean `{near}`?)"));
-        Failure::new(EXIT_USAGE, format!("the pipeline has no stage `{stage}`{}", near.unwrap_or_default()))
-    })?;
+    let step = planned.named(stage).map_err(|problem| Failure::new(EXIT_USAGE, problem))?;
     let ports: Vec<String> = planned.declaration(step).outputs.iter().map(|output| output.name.clone()).collect();
     let port = match port {
         None => ports.first().cloned().ok_or_else(|| Failure::new(EXIT_USAGE, format!("`{stage}` writes nothing")))?,

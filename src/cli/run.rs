@@ -1,6 +1,6 @@
 //! `ablate run`: does what is missing, shows how it goes, and prints the table of what is compared.
 
-use super::{EXIT_OK, EXIT_STAGE, Failure, Format, Outcome, PipelineArgs, planned, print, print_json, say};
+use super::{EXIT_OK, EXIT_STAGE, EXIT_USAGE, Failure, Format, Outcome, PipelineArgs, planned, print, print_json, say};
 use crate::report::{compare, progress};
 use crate::run::{self, Ended, Options};
 use ablate_stages::job::Cancel;
@@ -29,6 +29,9 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args) -> Outcome {
     let (planned, cache) = planned(&args.pipeline)?;
+    for stage in &args.stages {
+        planned.named(stage).map_err(|problem| Failure::new(EXIT_USAGE, problem))?;
+    }
     let cancel = Cancel::default();
     // The second signal ends the process at once: workers die with it, and no record is ever half written.
     for signal in [SIGINT, SIGTERM] {

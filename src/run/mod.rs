@@ -298,12 +298,7 @@ fn wanted(planned: &Planned, only: &[String]) -> Result<BTreeSet<usize>, RunErro
     let mut wanted = BTreeSet::new();
     let mut open = Vec::new();
     for name in only {
-        let names = || planned.steps.iter().map(|step| step.name.clone()).collect::<Vec<_>>();
-        let step = planned.find(name).ok_or_else(|| {
-            let near = crate::pipeline::error::nearest(name, &names()).map(|near| format!(" (did you mean `{near}`?)"));
-            StageError::failed(format!("the pipeline has no stage `{name}`{}", near.unwrap_or_default()))
-        })?;
-        open.push(step);
+        open.push(planned.named(name).map_err(StageError::failed)?);
     }
     while let Some(step) = open.pop() {
         if wanted.insert(step) {

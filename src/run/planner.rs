@@ -3,6 +3,7 @@
 use super::RunError;
 use crate::cache::{Cache, FilesOutput, Output, Record};
 use crate::digest::Digest;
+use crate::pipeline::error::nearest;
 use crate::plan::key::{KEY, KeyFields, RECIPE, paths_in, recipe_of_input, without_paths};
 use crate::plan::schema::Checked;
 use ablate_stages::columns::Column;
@@ -119,6 +120,18 @@ impl Planned {
     /// The step of this name.
     pub fn find(&self, name: &str) -> Option<usize> {
         self.steps.iter().position(|step| step.name == name)
+    }
+
+    /// The step of this name, or words for a user who misspelt it.
+    ///
+    /// # Errors
+    /// That there is none, and the nearest name.
+    pub fn named(&self, name: &str) -> Result<usize, String> {
+        self.find(name).ok_or_else(|| {
+            let names: Vec<String> = self.steps.iter().map(|step| step.name.clone()).collect();
+            let near = nearest(name, &names).map(|near| format!(" (did you mean `{near}`?)"));
+            format!("the pipeline has no stage `{name}`{}", near.unwrap_or_default())
+        })
     }
 
     /// What the cache knows of every step without running anything: by recipe, and where all inputs are known, by key.
