@@ -76,7 +76,7 @@ pub enum CacheError {
     },
     /// A blob holds other bytes than its name says. It was taken out of the store.
     #[error(
-        "object {expected} is damaged: its bytes hash to {found}; it was moved out of the store: run the pipeline again to make it anew"
+        "object {expected} is damaged: its bytes hash to {found}; it was removed from the store: run the pipeline again to make it anew"
     )]
     CorruptObject {
         /// The blob's name.

@@ -2,7 +2,7 @@
 //!
 //! A blob is written to `tmp/`, hashed on the way, made read-only, synced, and renamed to its name; then its folder is
 //! synced. So a name in `objects/` holds its bytes whole or is not there, whatever moment the writer is killed at.
-//! Bytes are checked against the name before a process first reads them; what does not match is moved out of the way,
+//! Bytes are checked against the name before a process first reads them; what does not match is removed,
 //! named in [`Cache::take_damage`](super::Cache::take_damage), and counts as absent.
 
 use std::fs::{self, File, OpenOptions, Permissions};
