@@ -14,7 +14,7 @@ pub(super) struct Args {
 pub(super) fn run(args: &Args) -> Outcome {
     let (planned, cache) = planned(&args.pipeline)?;
     let step = planned.named(&args.stage).map_err(|problem| Failure::new(EXIT_USAGE, problem))?;
-    for run in cache.past_runs()?.into_iter().rev().filter(|run| run.name == planned.checked.pipeline.name) {
+    for run in cache.past_runs()?.into_iter().rev().filter(|run| run.name == planned.name()) {
         if let Ok(text) = std::fs::read(run.log_path(&args.stage)) {
             print(&String::from_utf8_lossy(&text))?;
             return Ok(EXIT_OK);

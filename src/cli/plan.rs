@@ -39,7 +39,7 @@ enum State {
 pub(super) fn run(args: &Args) -> Outcome {
     let (planned, cache) = planned(&args.pipeline)?;
     let records = planned.lookup(&cache)?;
-    let notes = last_notes(&cache, &planned.checked.pipeline.name, args.pipeline.limit)?;
+    let notes = last_notes(&cache, planned.name(), args.pipeline.limit)?;
     let mut lines = Vec::new();
     for (index, step) in planned.steps.iter().enumerate() {
         let note = notes.get(&step.name);

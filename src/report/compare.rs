@@ -99,7 +99,7 @@ pub fn of_pipeline(planned: &Planned, cache: &Cache) -> Result<Option<Comparison
             baseline = Some((found.value, outcomes));
         }
     }
-    Ok(Some(Comparison { pipeline: planned.checked.pipeline.name.clone(), rows, note: compare.note.clone() }))
+    Ok(Some(Comparison { pipeline: planned.name().to_owned(), rows, note: compare.note.clone() }))
 }
 
 fn metric_of(cache: &Cache, outputs: &BTreeMap<String, Output>, metric: &MetricRef) -> Result<Metric, RunError> {

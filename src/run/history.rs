@@ -47,7 +47,7 @@ pub fn resolved_text(planned: &Planned) -> String {
             (stage.name.clone(), value)
         })
         .collect();
-    let value = serde_json::json!({ "name": planned.checked.pipeline.name, "stages": stages });
+    let value = serde_json::json!({ "name": planned.name(), "stages": stages });
     // JSON is YAML.
     serde_json::to_string_pretty(&value).expect("a resolved pipeline is plain data")
 }
@@ -67,7 +67,7 @@ pub(super) fn note_cached(
                 ended.record().is_none() || note.is_some_and(|note| note.fields == planned.steps[step].fields)
             })
     };
-    let name = &planned.checked.pipeline.name;
+    let name = planned.name();
     if cache.last_run::<Summary>(name, |_| true)?.is_some_and(|(_, newest)| is_same(&newest)) {
         return Ok(());
     }

@@ -139,7 +139,7 @@ pub fn run(
     let known = planned.lookup(cache)?;
     preflight(planned, &wanted, &known)?;
     observer.observe(&Event::RunStarted {
-        pipeline: planned.checked.pipeline.name.clone(),
+        pipeline: planned.name().to_owned(),
         stages: wanted.len(),
         limit: options.limit,
     });
@@ -162,11 +162,11 @@ pub fn run(
         return Ok(report);
     }
     #[expect(clippy::disallowed_methods, reason = "a run is filed under the time of its start")]
-    let entry = cache.begin_run(&planned.checked.pipeline.name, SystemTime::now(), &history::resolved_text(planned))?;
+    let entry = cache.begin_run(planned.name(), SystemTime::now(), &history::resolved_text(planned))?;
     let records: Mutex<BTreeMap<usize, Record>> = Mutex::new(BTreeMap::new());
     let cpus = options.jobs.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)) as u32;
     let nodes = (0..num_steps).map(|step| node(planned, step, wanted.contains(&step))).collect();
-    let gpus = planned.checked.pipeline.stages.iter().filter_map(|stage| stage.resources.gpus).max().unwrap_or(1);
+    let gpus = (0..num_steps).filter_map(|step| planned.stage(step).resources.gpus).max().unwrap_or(1);
     let mut scheduler = Scheduler::new(nodes, cpus, gpus, options.fail_fast);
     let mut cancelled = false;
     let watching = Both { observer, entry: &entry };
@@ -346,7 +346,7 @@ fn preflight(planned: &Planned, wanted: &BTreeSet<usize>, known: &[Option<Record
 }
 
 fn node(planned: &Planned, step: usize, wanted: bool) -> Node {
-    let resources = &planned.checked.pipeline.stages[planned.steps[step].stage].resources;
+    let resources = &planned.stage(step).resources;
     let declaration = planned.declaration(step);
     Node {
         needs: planned.steps[step].needs.clone(),

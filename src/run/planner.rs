@@ -4,6 +4,7 @@ use super::RunError;
 use crate::cache::{Cache, FilesOutput, Output, Record};
 use crate::digest::Digest;
 use crate::pipeline::error::nearest;
+use crate::pipeline::resolve::ResolvedStage;
 use crate::plan::key::{KEY, KeyFields, RECIPE, paths_in, recipe_of_input, without_paths};
 use crate::plan::schema::Checked;
 use ablate_stages::columns::Column;
@@ -110,6 +111,16 @@ impl Planned {
             });
         }
         Ok(Self { checked, steps })
+    }
+
+    /// The pipeline's name.
+    pub fn name(&self) -> &str {
+        &self.checked.pipeline.name
+    }
+
+    /// What a step is made of.
+    pub fn stage(&self, step: usize) -> &ResolvedStage {
+        &self.checked.pipeline.stages[self.steps[step].stage]
     }
 
     /// What a step reads and writes.

@@ -160,7 +160,7 @@ impl<'a> StageRun<'a> {
     /// Checks that files and model folders that stay where the user has them are what the key says, now that they have been read.
     fn check_unchanged(&self, inputs: &BTreeMap<String, Output>) -> Result<(), RunError> {
         let step = &self.planned.steps[self.step];
-        let parameters = self.planned.checked.pipeline.stages[step.stage].bound.params();
+        let parameters = self.planned.stage(self.step).bound.params();
         let files = paths_in(&parameters).into_iter().filter_map(|(name, path)| Some((path, *step.files.get(&name)?)));
         let folders = inputs.values().filter_map(|input| match input {
             Output::Model(FilesOutput::Referenced { content, path })
@@ -373,7 +373,7 @@ impl<'a> StageRun<'a> {
     }
 
     fn threads(&self) -> usize {
-        let resources = &self.planned.checked.pipeline.stages[self.planned.steps[self.step].stage].resources;
+        let resources = &self.planned.stage(self.step).resources;
         (resources.cpus.unwrap_or(self.declaration().cpus) as usize).clamp(1, self.cpus.max(1))
     }
 
@@ -385,7 +385,7 @@ impl<'a> StageRun<'a> {
         threads: usize,
         entry: &RunEntry,
     ) -> Result<Opening<'_>, RunError> {
-        let stage = &self.planned.checked.pipeline.stages[self.planned.steps[self.step].stage];
+        let stage = self.planned.stage(self.step);
         let device = match stage.resources.device.as_deref() {
             None => Device::Auto,
             Some("cpu") => Device::Cpu,
