@@ -302,3 +302,72 @@ fn a_misspelt_stage_is_a_mistake_of_the_command_line_everywhere() {
         assert!(ran.stderr.contains("no stage `blockz` (did you mean `blocks`?)"), "{command}: {}", ran.stderr);
     }
 }
+
+const STUDY: &str = r"
+name: study
+vars: { samples_seed: 5 }
+stages:
+  problems: { use: load, with: { path: problems.jsonl } }
+  blocks:   { use: segment, from: problems, with: { kinds: [if, for] } }
+  some:     { use: take, from: problems, with: { count: 20, seed: '${samples_seed}' } }
+  programs: { use: references, from: some }
+  verdicts: { use: execute, from: { programs: programs, problems: problems } }
+  scores:   { use: score, from: { verdicts: verdicts } }
+compare: { metric: scores.pass@1 }
+seeds: { samples_seed: [5, 6] }
+variants:
+  loops: { blocks.kinds: [for] }
+  ten: { some.count: 10 }
+  none: { blocks: null }
+";
+
+#[test]
+fn variants_and_seeds_are_one_graph_and_what_they_agree_on_is_done_once() {
+    let lab = lab();
+    lab.write("study.yaml", STUDY);
+    let as_written = lab.run("study.yaml", &[]);
+    let done = stages(&as_written, "stage_finished");
+    assert_eq!(done.len(), 2 + 4 * 2, "{done:?}");
+    assert!(
+        done.iter().any(|name| name == "blocks") && done.iter().any(|name| name == "some@samples_seed=6"),
+        "{done:?}"
+    );
+
+    // `none` lacks a stage and has no other; `loops` cuts other blocks, once for both seeds.
+    let all = lab.run("study.yaml", &["--all"]);
+    let done = stages(&all, "stage_finished");
+    assert_eq!(done.len(), 1 + 4 * 2, "{done:?}");
+    assert!(
+        done.iter().any(|name| name == "blocks@loops") && done.iter().any(|name| name == "scores@ten,samples_seed=6"),
+        "{done:?}"
+    );
+    assert_eq!(stages(&lab.run("study.yaml", &["--all"]), "stage_finished"), [""; 0]);
+    assert!(lab.ok(&["plan", "study.yaml", "--all"]).stdout.ends_with("0 of 19 stages to run\n"));
+
+    let shown = lab.ok(&["show", "study.yaml", "some", "--variant", "ten", "--set", "samples_seed=6", "--rows", "99"]);
+    assert!(shown.stderr.contains("10 of 10 rows"), "{}", shown.stderr);
+    let ambiguous = lab.ablate(&["show", "study.yaml", "some"]);
+    assert_eq!(ambiguous.code, 2);
+    assert!(ambiguous.stderr.contains("some@samples_seed=5  some@samples_seed=6"), "{}", ambiguous.stderr);
+    lab.ok(&["show", "study.yaml", "some@samples_seed=6"]);
+    assert!(lab.path("cache/runs/latest/some@ten,samples_seed=5").exists());
+}
+
+#[test]
+fn variants_are_compared_over_their_seeds() {
+    let lab = lab();
+    lab.write("study.yaml", STUDY);
+    lab.run("study.yaml", &[]);
+    let part = lab.ok(&["compare", "study.yaml"]).stdout;
+    assert!(part.contains("Not run yet: scores@ten,samples_seed=5"), "{part}");
+    lab.run("study.yaml", &["--all"]);
+    let table: serde_json::Value =
+        serde_json::from_str(&lab.ok(&["compare", "study.yaml", "--format", "json"]).stdout).expect("JSON");
+    assert_eq!(table["baseline"], "variant `default`");
+    let rows = table["rows"].as_array().expect("rows");
+    let names: Vec<&str> = rows.iter().filter_map(|row| row["variant"].as_str()).collect();
+    assert_eq!(names, ["default", "loops", "ten", "none"]);
+    assert_eq!(rows[0]["spread"], serde_json::json!([0.0, 2]), "every reference passes: {table}");
+    assert_eq!(rows[2]["against"]["difference"], 0.0);
+    assert!(rows[0]["against"].is_null());
+}

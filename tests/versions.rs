@@ -12,6 +12,7 @@
 
 use crate::lab::{Lab, repository, skipped};
 use ablate::cache::{Cache, Output, Record};
+use ablate::pipeline::Choice;
 use ablate::plan::schema::load;
 use ablate::run::planner::Planned;
 use ablate_stages::STAGES;
@@ -130,7 +131,8 @@ fn needs_lm(planned: &Planned) -> bool {
 }
 
 fn planned(lab: &Lab, file: &str, scale: &Scale) -> Planned {
-    let checked = load(&lab.path(file), &scale.sets).unwrap_or_else(|problems| panic!("{problems}"));
+    let checked =
+        load(&lab.path(file), &scale.sets, &Choice::default()).unwrap_or_else(|problems| panic!("{problems}"));
     let cache = Cache::open(lab.path("cache")).expect("a folder of the lab");
     Planned::new(checked, &cache, scale.limit).unwrap_or_else(|error| panic!("{file}: {error}"))
 }

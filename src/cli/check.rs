@@ -1,7 +1,7 @@
 //! `ablate check`: everything that is wrong with a pipeline, nothing run.
 
 use super::{EXIT_OK, EXIT_PIPELINE, Format, Outcome, print, print_json, say};
-use crate::pipeline::{Problems, Severity};
+use crate::pipeline::{Choice, Problems, Severity};
 use crate::plan::schema::load;
 use crate::run::lacking;
 use std::io::IsTerminal;
@@ -26,22 +26,22 @@ pub(crate) fn run(args: &Args) -> Outcome {
     let mut records = Vec::new();
     let mut wrong = false;
     for pipeline in &args.pipelines {
-        let (problems, stages) = match load(pipeline, &args.sets) {
+        let (problems, checked) = match load(pipeline, &args.sets, &Choice::all()) {
             Ok(mut checked) => {
                 let lacking = lacking(&checked);
                 checked.problems.list.extend(lacking);
-                (checked.problems, Some(checked.pipeline.stages.len()))
+                (checked.problems, Some((checked.cases[0].pipeline.stages.len(), checked.cases.len())))
             }
             Err(problems) => (problems, None),
         };
-        wrong |= stages.is_none();
+        wrong |= checked.is_none();
         match args.format {
             Format::Json => records.extend(problems.records()),
             Format::Text => {
                 if !problems.list.is_empty() {
                     say(&problems.render(colour));
                 }
-                print(&format!("{}: {}\n", pipeline.display(), summary(&problems, stages)))?;
+                print(&format!("{}: {}\n", pipeline.display(), summary(&problems, checked)))?;
             }
         }
     }
@@ -52,7 +52,7 @@ pub(crate) fn run(args: &Args) -> Outcome {
 }
 
 /// A line: `12 stages, nothing wrong`, or what was found.
-fn summary(problems: &Problems, stages: Option<usize>) -> String {
+fn summary(problems: &Problems, checked: Option<(usize, usize)>) -> String {
     let counted = |severity, one: &str, many: &str| match problems.count(severity) {
         0 => None,
         1 => Some(format!("1 {one}")),
@@ -67,9 +67,12 @@ fn summary(problems: &Problems, stages: Option<usize>) -> String {
     .flatten()
     .collect();
     let found = if found.is_empty() { "nothing wrong".into() } else { found.join(", ") };
-    match stages {
-        Some(1) => format!("1 stage, {found}"),
-        Some(stages) => format!("{stages} stages, {found}"),
+    let count = |n: usize, thing: &str| if n == 1 { format!("1 {thing}") } else { format!("{n} {thing}s") };
+    match checked {
+        Some((stages, 1)) => format!("{}, {found}", count(stages, "stage")),
+        Some((stages, cases)) => {
+            format!("{}, {} of variants and seeds, {found}", count(stages, "stage"), count(cases, "case"))
+        }
         None => found,
     }
 }

@@ -13,6 +13,9 @@ pub(super) struct Args {
     /// Sets a parameter (stage.param=value) or a var (var=value) of each; may be given again
     #[arg(long = "set", value_name = "NAME=VALUE")]
     sets: Vec<String>,
+    /// A variant of the files; may be given again; all, if none is named
+    #[arg(long = "variant", value_name = "NAME")]
+    variants: Vec<String>,
     /// How to print
     #[arg(long, value_enum, default_value_t)]
     format: Format,
@@ -20,9 +23,14 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args) -> Outcome {
     for pipeline in &args.pipelines {
-        let (planned, cache) =
-            planned(&PipelineArgs { pipeline: pipeline.clone(), sets: args.sets.clone(), limit: None })?;
-        if planned.checked.pipeline.compare.is_none() {
+        let (planned, cache) = planned(&PipelineArgs {
+            pipeline: pipeline.clone(),
+            sets: args.sets.clone(),
+            variants: args.variants.clone(),
+            all: args.variants.is_empty(),
+            limit: None,
+        })?;
+        if planned.cases.iter().all(|case| case.checked.pipeline.compare.is_none()) {
             let example = "compare: { metric: after.pass@1, baseline: before.pass@1 }";
             let message = format!("{}: compares nothing; add `{example}`", pipeline.display());
             return Err(Failure::new(EXIT_PIPELINE, message));
@@ -32,7 +40,7 @@ pub(super) fn run(args: &Args) -> Outcome {
             Failure::new(EXIT_STAGE, message)
         })?;
         match args.format {
-            Format::Text => print(&table.to_text(&planned, None))?,
+            Format::Text => print(&table.to_text(None))?,
             Format::Json => print_json(&table)?,
         }
     }

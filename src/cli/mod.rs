@@ -14,7 +14,7 @@ mod show;
 mod stages;
 
 use crate::cache::{Cache, find_root};
-use crate::pipeline::Problems;
+use crate::pipeline::{Choice, Problems};
 use crate::plan::schema::{Checked, load};
 use crate::run::RunError;
 use crate::run::planner::Planned;
@@ -94,6 +94,12 @@ pub(crate) struct PipelineArgs {
     /// Sets a parameter (stage.param=value) or a var (var=value); may be given again
     #[arg(long = "set", value_name = "NAME=VALUE")]
     pub(crate) sets: Vec<String>,
+    /// A variant of the file (`default`: the pipeline as written, which is meant where none is named); may be given again
+    #[arg(long = "variant", value_name = "NAME")]
+    pub(crate) variants: Vec<String>,
+    /// All variants of the file
+    #[arg(long, conflicts_with = "variants")]
+    pub(crate) all: bool,
     /// A smoke run: the stages that read problems give at most so many rows
     #[arg(long, value_name = "N")]
     pub(crate) limit: Option<u64>,
@@ -199,7 +205,8 @@ pub(crate) fn print_json(value: &impl serde::Serialize) -> std::io::Result<()> {
 /// Reads and checks a pipeline; problems are rendered, warnings said.
 pub(crate) fn checked(args: &PipelineArgs) -> Result<Checked, Failure> {
     let colour = std::io::stderr().is_terminal();
-    match load(&args.pipeline, &args.sets) {
+    let choice = Choice { variants: args.variants.clone(), all: args.all };
+    match load(&args.pipeline, &args.sets, &choice) {
         Ok(checked) => {
             warn(&checked.problems, colour);
             Ok(checked)
@@ -249,7 +256,7 @@ pub(crate) fn output_of(planned: &Planned, cache: &Cache, name: &str) -> Result<
     };
     let records = planned.lookup(cache)?;
     let record = records[step].as_ref().ok_or_else(|| {
-        let file = planned.checked.pipeline.file.display();
+        let file = planned.file().display();
         Failure::new(EXIT_STAGE, format!("`{stage}` has not been run as it stands; run it: ablate run {file} {stage}"))
     })?;
     Ok(record.outputs[&port].clone())

@@ -63,6 +63,7 @@ stages:
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pipeline::Choice;
     use crate::plan::schema::load;
 
     #[test]
@@ -71,9 +72,9 @@ mod tests {
         for name in ["mine", "it's mine"] {
             let file = dir.path().join(format!("{name}.yaml"));
             run(&Args { name: dir.path().join(name) }).unwrap();
-            let checked = load(&file, &[]).unwrap_or_else(|problems| panic!("{problems}"));
+            let checked = load(&file, &[], &Choice::all()).unwrap_or_else(|problems| panic!("{problems}"));
             assert!(checked.problems.list.is_empty(), "{}", checked.problems);
-            assert_eq!(checked.pipeline.name, name);
+            assert_eq!(checked.cases[0].pipeline.name, name);
         }
     }
 

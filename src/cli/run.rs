@@ -30,7 +30,7 @@ pub(super) struct Args {
 pub(super) fn run(args: &Args) -> Outcome {
     let (planned, cache) = planned(&args.pipeline)?;
     for stage in &args.stages {
-        planned.named(stage).map_err(|problem| Failure::new(EXIT_USAGE, problem))?;
+        planned.all_named(stage).map_err(|problem| Failure::new(EXIT_USAGE, problem))?;
     }
     let cancel = Cancel::default();
     // The second signal ends the process at once: workers die with it, and no record is ever half written.
@@ -46,7 +46,7 @@ pub(super) fn run(args: &Args) -> Outcome {
     for damage in cache.take_damage() {
         say(&format!("warning: {damage}"));
     }
-    let file = planned.checked.pipeline.file.display();
+    let file = planned.file().display();
     if !report.is_complete() {
         if report.cancelled {
             return Err(Failure::new(
@@ -72,7 +72,7 @@ pub(super) fn run(args: &Args) -> Outcome {
     }
     if let Some(table) = compare::of_pipeline(&planned, &cache)? {
         match args.format {
-            Format::Text => print(&table.to_text(&planned, args.pipeline.limit))?,
+            Format::Text => print(&table.to_text(args.pipeline.limit))?,
             Format::Json => print_json(&table)?,
         }
     }

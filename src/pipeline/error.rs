@@ -52,11 +52,21 @@ pub enum Fault {
         /// The names there are.
         choices: Vec<String>,
     },
-    /// A key that the design has and this version has not.
-    #[error("`{key}` is not supported yet")]
-    NotYet {
-        /// The key.
-        key: String,
+    /// More cases than anybody runs.
+    #[error("{count} {what}: at most {most} are run")]
+    TooMany {
+        /// Of what.
+        what: &'static str,
+        /// How many there would be.
+        count: u128,
+        /// How many there may be.
+        most: u128,
+    },
+    /// Files that extend each other.
+    #[error("files extend each other: {}", .path.join(" -> "))]
+    ExtendsItself {
+        /// The files in the order of reading, the first again at the end.
+        path: Vec<String>,
     },
     /// A key that must be there.
     #[error("{owner} lacks {what} `{name}`")]
@@ -291,12 +301,16 @@ impl Fault {
                 };
                 format!("`{table}` is made by `{kind}` and {there}")
             }
-            Self::NotYet { .. } => "it comes in a later version; until then, write a file for each case".into(),
+            Self::TooMany { .. } => "shorten its lists, or `exclude` points".into(),
             Self::Missing { doc, .. } | Self::BadParameter { message: doc, .. } if doc.is_empty() => return None,
             Self::Missing { name, doc, .. } => format!("{name}: {doc}"),
             Self::BadName { what, .. } => format!(
                 "the name of a {what} begins with a small letter and goes on with small letters, digits and {}",
-                if *what == "stage" { "`-`" } else { "`_`" }
+                match *what {
+                    "stage" => "`-`",
+                    "variant" => "`-`, `_` and `.`; `default` is the pipeline as written",
+                    _ => "`_`",
+                }
             ),
             Self::BadReference { .. } => "write `${name}`, or `$${` for the characters themselves".into(),
             Self::NestedVar { .. } => "a var holds a plain value".into(),
@@ -333,7 +347,8 @@ impl Fault {
             Self::Syntax { .. } => "syntax",
             Self::DuplicateKey { .. } => "duplicate-key",
             Self::Unknown { .. } => "unknown-name",
-            Self::NotYet { .. } => "not-supported-yet",
+            Self::TooMany { .. } => "too-many",
+            Self::ExtendsItself { .. } => "extends-itself",
             Self::Missing { .. } => "missing",
             Self::WrongType { .. } => "wrong-type",
             Self::BadName { .. } => "bad-name",
@@ -391,12 +406,22 @@ pub struct Problem {
     pub at: Location,
     /// Other places that matter, with a word on each.
     pub also: Vec<(Location, String)>,
+    /// The variant in which alone it is wrong; none where the pipeline as written is wrong.
+    pub variant: Option<String>,
 }
 
 impl Problem {
     /// A fault at a place.
     pub fn new(fault: Fault, at: Location) -> Self {
-        Self { fault, at, also: Vec::new() }
+        Self { fault, at, also: Vec::new(), variant: None }
+    }
+
+    /// What is wrong, and in which variant.
+    pub fn message(&self) -> String {
+        match &self.variant {
+            None => self.fault.to_string(),
+            Some(variant) => format!("in variant `{variant}`: {}", self.fault),
+        }
     }
 
     /// Whether the value that is wrong is a text with a reference still in it.
@@ -471,7 +496,7 @@ impl Problems {
                 ProblemRecord {
                     severity: problem.fault.severity(),
                     code: problem.fault.code(),
-                    message: problem.fault.to_string(),
+                    message: problem.message(),
                     help: problem.fault.help(),
                     file: source.map(|source| source.name.clone()).unwrap_or_default(),
                     line,
@@ -525,7 +550,7 @@ impl<'a> Shown<'a> {
 
 impl fmt::Display for Shown<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.problem.fault.fmt(f)
+        f.write_str(&self.problem.message())
     }
 }
 

@@ -1,13 +1,11 @@
-//! The model of a pipeline file: which keys there are and what stands behind them, still as written; and `--set` on top of it.
+//! The model of a pipeline file: which keys there are and what stands behind them, still as written.
 
 use super::error::{Fault, Problem};
-use super::located::{Entry, Located, Location, Node, Sources, parse_argument};
+use super::located::{Entry, Located, Location, Node};
 use serde::Serialize;
 
 /// The keys of a pipeline file.
-pub const TOP_KEYS: &[&str] = &["name", "about", "vars", "stages", "compare"];
-/// Keys that the next version brings.
-pub const LATER_KEYS: &[&str] = &["variants", "seeds", "sweep", "extends"];
+pub const TOP_KEYS: &[&str] = &["name", "about", "extends", "vars", "stages", "compare", "variants", "seeds", "sweep"];
 /// The keys of a stage.
 pub const STAGE_KEYS: &[&str] = &["use", "from", "with", "resources"];
 /// The keys of `resources`.
@@ -144,9 +142,8 @@ pub fn read(tree: &Located, problems: &mut Vec<Problem>) -> PipelineFile {
                     }
                 }
             }
-            later if LATER_KEYS.contains(&later) => {
-                problems.push(Problem::new(Fault::NotYet { key: later.to_owned() }, *key_at));
-            }
+            // Read before: these say which cases there are, and the file is now one of them.
+            "extends" | "variants" | "seeds" | "sweep" => {}
             other => unknown_key(other, *key_at, "", TOP_KEYS, problems),
         }
     }
@@ -172,7 +169,7 @@ fn stage(entry: &Entry, problems: &mut Vec<Problem>) -> Stage {
         name: Text { text: name.clone(), at: entry.key_at },
         kind: None,
         from: From::Nothing,
-        with: Located { value: Node::Map(Vec::new()), at: entry.key_at },
+        with: Located::empty_map(entry.key_at),
         resources: None,
     };
     let keys = map(&entry.value, entry.key_at, &format!("stage `{name}`"), "a map with the key `use`", problems);
@@ -339,7 +336,7 @@ fn map<'a>(
     value.entries()
 }
 
-fn wrong_type(value: &Located, key_at: Location, what: &str, expected: &str, problems: &mut Vec<Problem>) {
+pub(super) fn wrong_type(value: &Located, key_at: Location, what: &str, expected: &str, problems: &mut Vec<Problem>) {
     let fault = Fault::WrongType { what: what.into(), expected: expected.into(), found: value.found() };
     let at = if value.at.len == 0 { key_at } else { value.at };
     problems.push(Problem::new(fault, at));
@@ -353,62 +350,4 @@ fn unknown_key(key: &str, at: Location, owner: &str, choices: &[&str], problems:
         choices: choices.iter().map(|&choice| choice.to_owned()).collect(),
     };
     problems.push(Problem::new(fault, at));
-}
-
-/// Applies one `--set`: `var=value`, or `stage.parameter=value` with a dotted path of parameters. The value is a YAML value.
-pub fn apply_set(tree: &mut Located, set: &str, sources: &mut Sources, problems: &mut Vec<Problem>) {
-    let source = sources.add("--set", set);
-    let at = |start: usize, len: usize| Location { source, start, len };
-    let Some((target, value)) = set.split_once('=') else {
-        problems.push(Problem::new(Fault::BadSet { text: set.to_owned() }, at(0, set.len())));
-        return;
-    };
-    let value = parse_argument(value, source, target.len() + 1);
-    let (section, name, path) = match target.split_once('.') {
-        None => ("vars", target, None),
-        Some((stage, path)) => ("stages", stage, Some(path)),
-    };
-    let key_at = at(0, name.len());
-    let names: Vec<String> = tree
-        .entry(section)
-        .map(|entry| entry.value.entries().iter().map(|entry| entry.key.clone()).collect())
-        .unwrap_or_default();
-    let Some(entry) = entry_mut(tree, section).and_then(|section| entry_mut(&mut section.value, name)) else {
-        let what = if path.is_some() { "stage" } else { "var" };
-        let fault = Fault::Unknown { what, name: name.to_owned(), owner: String::new(), choices: names };
-        problems.push(Problem::new(fault, key_at));
-        return;
-    };
-    let Some(path) = path else {
-        entry.value = value;
-        return;
-    };
-    let mut here = &mut *child(&mut entry.value, "with", at(0, target.len()));
-    let mut start = name.len() + 1;
-    for step in path.split('.') {
-        here = child(here, step, at(start, step.len()));
-        start += step.len() + 1;
-    }
-    *here = value;
-}
-
-fn entry_mut<'a>(map: &'a mut Located, key: &str) -> Option<&'a mut Entry> {
-    match &mut map.value {
-        Node::Map(entries) => entries.iter_mut().find(|entry| entry.key == key),
-        _ => None,
-    }
-}
-
-/// The value behind a key, made if need be; what is no map becomes one.
-fn child<'a>(parent: &'a mut Located, key: &str, at: Location) -> &'a mut Located {
-    if !matches!(parent.value, Node::Map(_)) {
-        parent.value = Node::Map(Vec::new());
-    }
-    let Node::Map(entries) = &mut parent.value else { unreachable!("it was made a map") };
-    let index = entries.iter().position(|entry| entry.key == key).unwrap_or_else(|| {
-        let value = Located { value: Node::Map(Vec::new()), at };
-        entries.push(Entry { key: key.to_owned(), key_at: at, value });
-        entries.len() - 1
-    });
-    &mut entries[index].value
 }

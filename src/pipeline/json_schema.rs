@@ -40,7 +40,6 @@ pub fn json_schema(kinds: &[&'static dyn AnyStage]) -> Value {
     let stage = json!({
         "type": "object",
         "additionalProperties": false,
-        "required": ["use"],
         "properties": {
             "use": { "description": "The kind of stage.", "oneOf": choices },
             "from": {
@@ -63,16 +62,40 @@ pub fn json_schema(kinds: &[&'static dyn AnyStage]) -> Value {
         "allOf": cases,
     });
     definitions.insert("stage".into(), stage);
-    let metric = |doc: &str| json!({ "type": "string", "pattern": "^[^.]+\\..+$", "description": doc });
+    let overrides = json!({
+        "type": "object",
+        "description": "What differs: `stage.parameter` or a var with its value; a stage with what changes of it, or `null` to drop it.",
+    });
     json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "A pipeline of ablate",
         "type": "object",
         "additionalProperties": false,
-        "required": ["stages"],
+        "anyOf": [{ "required": ["stages"] }, { "required": ["extends"] }],
         "properties": {
             "name": { "type": "string", "description": "The pipeline's name; the file's by default." },
             "about": { "type": "string", "description": "What it is for." },
+            "extends": { "type": "string", "description": "A pipeline file that this one is laid over." },
+            "variants": {
+                "type": "object",
+                "description": "The pipeline with something else in it, by name: `--variant NAME`, `--all`.",
+                "propertyNames": { "pattern": "^[a-z][a-z0-9._-]*$" },
+                "additionalProperties": overrides.clone(),
+            },
+            "sweep": {
+                "type": "object",
+                "description": "Lists of values by `stage.parameter` or var; every combination is a variant.",
+                "properties": {
+                    "exclude": { "type": "array", "items": overrides.clone(), "description": "Combinations that are left out." },
+                    "include": { "type": "array", "items": overrides, "description": "Further points." },
+                },
+                "additionalProperties": { "type": "array", "minItems": 1 },
+            },
+            "seeds": {
+                "type": "object",
+                "description": "The values that vars take in turn; figures are means over them.",
+                "additionalProperties": { "type": "array", "minItems": 1 },
+            },
             "vars": {
                 "type": "object",
                 "description": "Values that stages refer to as `${name}`; `--set name=value` changes them.",
@@ -93,7 +116,10 @@ pub fn json_schema(kinds: &[&'static dyn AnyStage]) -> Value {
                         "description": "Like `after.pass@1`, or a list of such.",
                         "anyOf": [{ "type": "string" }, { "type": "array", "items": { "type": "string" } }],
                     },
-                    "baseline": metric("Like `before.pass@1`."),
+                    "baseline": {
+                        "description": "Like `before.pass@1`; or a variant, whose figures all others are held against.",
+                        "type": "string",
+                    },
                     "note": {
                         "description": "What whoever quotes the figures must know; printed under the table.",
                         "type": "string",

@@ -67,6 +67,8 @@ pub struct Located {
     pub value: Node,
     /// Its place. Of a map or list in block form, the place where it begins.
     pub at: Location,
+    /// The text that it was written in, wherever its place is shown: what a relative path is relative to.
+    pub home: usize,
 }
 
 /// A YAML value.
@@ -102,6 +104,11 @@ pub struct Entry {
 }
 
 impl Located {
+    /// An empty map at a place.
+    pub fn empty_map(at: Location) -> Self {
+        Self { value: Node::Map(Vec::new()), at, home: at.source }
+    }
+
     /// The entries of a map; none of anything else.
     pub fn entries(&self) -> &[Entry] {
         match &self.value {
@@ -113,6 +120,25 @@ impl Located {
     /// The entry of this key in a map.
     pub fn entry(&self, key: &str) -> Option<&Entry> {
         self.entries().iter().find(|entry| entry.key == key)
+    }
+
+    /// The entries of a map, to be changed; what is no map becomes one.
+    pub fn entries_mut(&mut self) -> &mut Vec<Entry> {
+        if !matches!(self.value, Node::Map(_)) {
+            self.value = Node::Map(Vec::new());
+        }
+        match &mut self.value {
+            Node::Map(entries) => entries,
+            _ => unreachable!("it was made a map"),
+        }
+    }
+
+    /// The entry of this key in a map, to be changed.
+    pub fn entry_mut(&mut self, key: &str) -> Option<&mut Entry> {
+        match &mut self.value {
+            Node::Map(entries) => entries.iter_mut().find(|entry| entry.key == key),
+            _ => None,
+        }
     }
 
     /// The text of a string.
@@ -172,24 +198,35 @@ impl Located {
     /// The place of the deepest step of a dotted path (`objective.dpo.beta`, `cases[2].input`) that is there:
     /// a key's place for `key` true, else its value's.
     pub fn place_of(&self, path: &str, key: bool) -> Location {
+        self.deepest(path, key).0
+    }
+
+    /// The text that the value at a dotted path was written in.
+    pub fn home_of(&self, path: &str) -> usize {
+        self.deepest(path, false).1.home
+    }
+
+    fn deepest(&self, path: &str, key: bool) -> (Location, &Self) {
         let mut here = self;
         let mut at = self.at;
         for step in path.split(['.', '[', ']']).filter(|step| !step.is_empty()) {
             match &here.value {
                 Node::Map(_) => {
-                    let Some(entry) = here.entry(step) else { return at };
+                    let Some(entry) = here.entry(step) else { return (at, here) };
                     at = if key { entry.key_at } else { entry.value.at };
                     here = &entry.value;
                 }
                 Node::Seq(items) => {
-                    let Some(item) = step.parse().ok().and_then(|index: usize| items.get(index)) else { return at };
+                    let Some(item) = step.parse().ok().and_then(|index: usize| items.get(index)) else {
+                        return (at, here);
+                    };
                     at = item.at;
                     here = item;
                 }
-                _ => return at,
+                _ => return (at, here),
             }
         }
-        at
+        (at, here)
     }
 }
 
@@ -219,7 +256,7 @@ pub fn parse_argument(text: &str, source: usize, start: usize) -> Located {
     let at = Location { source, start, len: text.len() };
     let parsed = parse_raw(text, serde_yaml::DuplicateKeyPolicy::Error).ok();
     let value = parsed.map_or_else(|| Node::Str(text.to_owned()), |raw| raw.locate(source).value);
-    let mut located = Located { value, at };
+    let mut located = Located { value, at, home: source };
     // The places inside count from the argument's beginning; nothing finer than the whole value is worth showing.
     located.place_all(at);
     located
@@ -296,7 +333,7 @@ fn locate(raw: Spanned<Raw>, source: usize) -> Located {
                 .collect(),
         ),
     };
-    Located { value, at }
+    Located { value, at, home: source }
 }
 
 fn location(location: serde_yaml::Location, source: usize) -> Location {

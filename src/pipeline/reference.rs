@@ -1,6 +1,6 @@
 //! The reference of kinds, for `ablate stages` and pipelines/README.md: all of it from the Rust types that read a pipeline.
 
-use super::located::{Located, Location, Node, parse};
+use super::located::{Located, Location, parse};
 use crate::plan::schema::words;
 use ablate_stages::columns::Column;
 use ablate_stages::stage::{AnyStage, ArtifactKind, Columns, Declaration, InputSchemas, Repeatable, Role, Work};
@@ -88,7 +88,7 @@ pub fn describe(kind: &'static dyn AnyStage) -> KindReference {
 fn example_declaration(kind: &'static dyn AnyStage) -> Option<Declaration> {
     let (tree, _) = parse(kind.example(), 0).ok()?;
     let stages = tree.entry("stages").map_or(&tree, |entry| &entry.value);
-    let empty = Located { value: Node::Map(Vec::new()), at: Location::FILE };
+    let empty = Located::empty_map(Location::FILE);
     let used = stages
         .entries()
         .iter()

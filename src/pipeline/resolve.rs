@@ -3,10 +3,12 @@
 //! The order of stages in the file changes nothing: they come out sorted by name.
 
 use super::error::{Fault, Problem, Problems};
+use super::extends::{self, Whole};
 use super::file::{self, From, PipelineFile, Reference, Resources, Stage};
-use super::located::{Located, Location, Sources, parse};
-use super::params;
+use super::located::{Entry, Located, Location};
+use super::variants::{self, CaseOf, Cases, Choice};
 use super::vars::Vars;
+use super::{overlay, params};
 use ablate_stages::stage::{
     AnyStage, ArtifactKind, BoundStage, Declaration, InputPort, InputSchemas, PATH_KEY, Source, UseSite,
 };
@@ -46,7 +48,7 @@ impl Resolved {
 pub struct ResolvedStage {
     /// The name, with what expansion put behind a slash (`after/generate`).
     pub name: String,
-    /// Which values of varied vars the stage stands for; empty as long as nothing varies.
+    /// The values of the varied vars that it depends on, by itself or through what it reads.
     pub bindings: BTreeMap<String, String>,
     /// The kind's name.
     pub kind: &'static str,
@@ -89,9 +91,18 @@ pub struct Compare {
     /// The figures that matter.
     pub metrics: Vec<MetricRef>,
     /// What they are held against.
-    pub baseline: Option<MetricRef>,
+    pub baseline: Option<Baseline>,
     /// What whoever quotes the figures must know; printed under the table.
     pub note: Option<String>,
+}
+
+/// What metrics are held against.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Baseline {
+    /// Another metric of the same case.
+    Metric(MetricRef),
+    /// The same metric in this variant.
+    Variant(String),
 }
 
 /// A metric of a stage.
@@ -105,93 +116,127 @@ pub struct MetricRef {
     pub place: Location,
 }
 
-/// What came of a file: the stages without mistakes, and all mistakes.
-pub struct Resolution {
+/// A pipeline in one of its cases.
+pub struct Case {
+    /// The variant's name; none for the pipeline as written.
+    pub variant: Option<String>,
+    /// The value of each varied var.
+    pub seeds: BTreeMap<String, String>,
+    /// Whether it is asked for; the pipeline as written is there in any case, since variants are named against it.
+    pub is_asked: bool,
     /// The pipeline; stages with mistakes are left out.
     pub pipeline: Resolved,
+}
+
+/// What came of a file: its cases without what is wrong in them, and all mistakes.
+pub struct Resolution {
+    /// The cases, the pipeline as written first. None where the file is no YAML.
+    pub cases: Vec<Case>,
     /// What is wrong.
     pub problems: Problems,
 }
 
 /// Reads and resolves a pipeline file with `--set`s on top.
-pub fn resolve(file: &Path, sets: &[String]) -> Resolution {
+pub fn resolve(file: &Path, sets: &[String], choice: &Choice) -> Resolution {
     match std::fs::read_to_string(file) {
-        Ok(text) => resolve_text(file, &text, sets, ablate_stages::STAGES),
+        Ok(text) => resolve_text(file, &text, sets, choice, ablate_stages::STAGES),
         Err(error) => {
-            let mut resolution = resolve_text(file, "stages: {}", &[], &[]);
-            resolution.problems.sources = Sources::default();
-            resolution.problems.sources.add(file.display().to_string(), "");
+            let mut problems = Problems::default();
+            problems.sources.add(file.display().to_string(), "");
             let fault = Fault::Unreadable { error: format!("{}: {error}", file.display()) };
-            resolution.problems.list = vec![Problem::new(fault, Location::FILE)];
-            resolution
+            problems.list.push(Problem::new(fault, Location::FILE));
+            Resolution { cases: Vec::new(), problems }
         }
     }
 }
 
 /// As [`resolve`], of a text and with given kinds.
-pub fn resolve_text(path: &Path, text: &str, sets: &[String], kinds: &[&'static dyn AnyStage]) -> Resolution {
-    let dir = match path.parent() {
-        Some(dir) if !dir.as_os_str().is_empty() => dir.to_owned(),
-        _ => PathBuf::from("."),
-    };
+pub fn resolve_text(
+    path: &Path,
+    text: &str,
+    sets: &[String],
+    choice: &Choice,
+    kinds: &[&'static dyn AnyStage],
+) -> Resolution {
     let mut problems = Problems::default();
-    problems.sources.add(path.display().to_string(), text);
+    let whole = extends::read(path, text, &mut problems);
+    let mut list = std::mem::take(&mut problems.list);
+    let mut cases = Vec::new();
+    if let Some(Whole { tree, dirs }) = whole {
+        let read = sets.iter().map(|set| overlay::read_set(set, &mut problems.sources)).collect::<Vec<_>>();
+        let mut sets: Vec<Entry> = Vec::new();
+        for set in read {
+            match set {
+                Ok(set) => sets.push(set),
+                Err(problem) => list.push(problem),
+            }
+        }
+        let Cases { list: asked, names } = variants::cases(&tree, &sets, choice, &mut problems.sources, &mut list);
+        let mentioned = variants::mentions(&tree);
+        list.retain(|problem| !matches!(&problem.fault, Fault::UnusedVar { name } if mentioned.contains(name)));
+        let mut misses: Vec<Vec<Problem>> = vec![Vec::new(); sets.len()];
+        let num_cases = asked.len();
+        let mut tree = Some(tree);
+        for (place, case) in asked.into_iter().enumerate() {
+            let last = place + 1 == num_cases;
+            let Some(mut tree) = (if last { tree.take() } else { tree.clone() }) else { continue };
+            let mut found = Vec::new();
+            found.extend(case.over.iter().filter_map(|over| overlay::lay(&mut tree, over).err()));
+            for (set, misses) in sets.iter().zip(&mut misses) {
+                misses.extend(overlay::lay(&mut tree, set).err());
+            }
+            let pipeline = resolve_case(path, &tree, &dirs, &case, &names, kinds, &mut found);
+            // Every value of a seed and every variant repeats the mistakes of the pipeline as written.
+            found.retain(|problem| match &problem.fault {
+                Fault::UnusedVar { name } => case.variant.is_none() && !mentioned.contains(name),
+                _ => true,
+            });
+            note(&mut list, found, case.variant.as_deref());
+            cases.push(Case { variant: case.variant, seeds: case.seeds, is_asked: case.is_asked, pipeline });
+        }
+        // A stage that only some variants have can be set for those.
+        list.extend(
+            misses.into_iter().filter(|misses| misses.len() == num_cases).filter_map(|mut misses| misses.pop()),
+        );
+    }
+    problems.list = list;
+    problems.sort();
+    Resolution { cases, problems }
+}
+
+/// Adds what is wrong in a case to what is known to be wrong; what is wrong in other cases too is told once.
+pub fn note(list: &mut Vec<Problem>, found: Vec<Problem>, variant: Option<&str>) {
+    for mut problem in found {
+        if list.iter().all(|known| known.fault != problem.fault || known.at != problem.at) {
+            problem.variant = variant.map(str::to_owned);
+            list.push(problem);
+        }
+    }
+}
+
+fn resolve_case(
+    path: &Path,
+    tree: &Located,
+    dirs: &BTreeMap<usize, PathBuf>,
+    case: &CaseOf,
+    variants: &[String],
+    kinds: &[&'static dyn AnyStage],
+    problems: &mut Vec<Problem>,
+) -> Resolved {
+    let mut written = file::read(tree, problems);
     let mut pipeline = Resolved {
         name: path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default(),
-        about: None,
+        about: written.about.take(),
         file: path.to_owned(),
-        dir,
+        dir: dirs.get(&0).cloned().unwrap_or_default(),
         stages: Vec::new(),
         compare: None,
     };
-    match parse(text, 0) {
-        Err(problem) => problems.list.push(problem),
-        Ok((mut tree, duplicates)) => {
-            let place_duplicates =
-                duplicates.into_iter().map(|problem| with_first_place(&tree, problem, &problems.sources));
-            problems.list.extend(place_duplicates.collect::<Vec<_>>());
-            let mut list = std::mem::take(&mut problems.list);
-            for set in sets {
-                file::apply_set(&mut tree, set, &mut problems.sources, &mut list);
-            }
-            let mut written = file::read(&tree, &mut list);
-            if let Some(name) = written.name.take() {
-                pipeline.name = name;
-            }
-            pipeline.about = written.about.take();
-            Resolver { kinds, pipeline: &mut pipeline, problems: &mut list }.run(written);
-            problems.list = list;
-        }
+    if let Some(name) = written.name.take() {
+        pipeline.name = name;
     }
-    problems.sort();
-    Resolution { pipeline, problems }
-}
-
-/// Points at the first of two equal keys: the nearest one above at the same indentation.
-fn with_first_place(tree: &Located, problem: Problem, sources: &Sources) -> Problem {
-    fn find(tree: &Located, key: &str, before: usize, places: &mut Vec<Location>) {
-        if let super::located::Node::Seq(items) = &tree.value {
-            items.iter().for_each(|item| find(item, key, before, places));
-        }
-        for entry in tree.entries() {
-            if entry.key == key && entry.key_at.start < before {
-                places.push(entry.key_at);
-            }
-            find(&entry.value, key, before, places);
-        }
-    }
-    let Fault::DuplicateKey { key } = &problem.fault else { return problem };
-    let mut places = Vec::new();
-    find(tree, key, problem.at.start, &mut places);
-    let (line, column) = sources.line_and_column(problem.at);
-    let first = places.into_iter().max().filter(|&at| {
-        let (first_line, first_column) = sources.line_and_column(at);
-        first_line == line || first_column == column
-    });
-    match first {
-        Some(at) => problem.also(at, "first here"),
-        None => problem,
-    }
+    Resolver { kinds, dirs, seeds: &case.seeds, variants, pipeline: &mut pipeline, problems }.run(written);
+    pipeline
 }
 
 /// A stage whose parameters are read, but whose inputs are only names yet.
@@ -205,11 +250,13 @@ struct Pending {
     resources: Resources,
     written: Located,
     place: Location,
+    bindings: BTreeMap<String, String>,
 }
 
 /// What all stages of one use have in common.
 struct Use<'a> {
     name: &'a str,
+    bindings: &'a BTreeMap<String, String>,
     place: Location,
     written: &'a Located,
     resources: &'a Resources,
@@ -217,6 +264,12 @@ struct Use<'a> {
 
 struct Resolver<'a> {
     kinds: &'a [&'static dyn AnyStage],
+    /// The folder of each text that paths can be written in.
+    dirs: &'a BTreeMap<usize, PathBuf>,
+    /// The value of each varied var.
+    seeds: &'a BTreeMap<String, String>,
+    /// The names of all variants.
+    variants: &'a [String],
     pipeline: &'a mut Resolved,
     problems: &'a mut Vec<Problem>,
 }
@@ -225,9 +278,12 @@ impl Resolver<'_> {
     fn run(mut self, mut written: PipelineFile) {
         let mut vars = Vars::new(std::mem::take(&mut written.vars), self.problems);
         let mut unclear = BTreeSet::new();
+        let mut bindings: Vec<BTreeMap<String, String>> = Vec::new();
         for stage in &mut written.stages {
             let before = self.problems.len();
-            vars.substitute(&mut stage.with, self.problems);
+            let used = vars.substitute(&mut stage.with, self.problems);
+            let varied = self.seeds.iter().filter(|(var, _)| used.contains(*var));
+            bindings.push(varied.map(|(var, value)| (var.clone(), value.clone())).collect());
             if self.problems.len() > before {
                 unclear.insert(stage.name.text.clone());
             }
@@ -239,8 +295,8 @@ impl Resolver<'_> {
         self.cycles(&written.stages);
 
         let mut pending = Vec::new();
-        for stage in &written.stages {
-            self.stage(stage, unclear.contains(&stage.name.text), &mut pending);
+        for (stage, bindings) in written.stages.iter().zip(&bindings) {
+            self.stage(stage, bindings, unclear.contains(&stage.name.text), &mut pending);
         }
         let outputs: BTreeMap<String, Vec<String>> =
             pending.iter().map(|stage| (stage.name.clone(), port_names(&stage.declaration))).collect();
@@ -255,7 +311,7 @@ impl Resolver<'_> {
     }
 
     /// Kind, parameters and input ports of one use, and what it stands for. `unclear` says that a var in its parameters is wrong.
-    fn stage(&mut self, stage: &Stage, unclear: bool, pending: &mut Vec<Pending>) {
+    fn stage(&mut self, stage: &Stage, bindings: &BTreeMap<String, String>, unclear: bool, pending: &mut Vec<Pending>) {
         let name = &stage.name.text;
         let resources = match &stage.resources {
             Some(block) => file::resources(block, name, self.problems),
@@ -281,7 +337,7 @@ impl Resolver<'_> {
             return;
         }
         let with = stage.with.to_json();
-        let used = Use { name, place: stage.name.at, written: &stage.with, resources: &resources };
+        let used = Use { name, bindings, place: stage.name.at, written: &stage.with, resources: &resources };
         let Some((bound, declaration)) = self.bind(kind, &with, &used) else { return };
         let Some(from) = self.ports(stage, kind.name(), &declaration.inputs) else { return };
         self.check_paths(&bound.params(), &stage.with, &declaration, kind.name());
@@ -298,11 +354,14 @@ impl Resolver<'_> {
         with: &Value,
         used: &Use<'_>,
     ) -> Option<(Box<dyn BoundStage>, Declaration)> {
-        let dir = std::path::absolute(&self.pipeline.dir).unwrap_or_else(|_| self.pipeline.dir.clone());
+        let dir = |parameter: &str| {
+            let dir = self.dirs.get(&used.written.home_of(parameter)).unwrap_or(&self.pipeline.dir);
+            std::path::absolute(dir).unwrap_or_else(|_| dir.clone())
+        };
         let bound = kind.bind(with.clone()).and_then(|bound| {
             let mut params = bound.params();
             // Rows and keys know nothing of where files lie; only whoever opens them does.
-            if make_absolute(&mut params, &dir) { kind.bind(params) } else { Ok(bound) }
+            if make_absolute(&mut params, "", &dir) { kind.bind(params) } else { Ok(bound) }
         });
         let bound = match bound {
             Ok(bound) => bound,
@@ -412,6 +471,7 @@ impl Resolver<'_> {
                 resources: used.resources.clone(),
                 written: used.written.clone(),
                 place: used.place,
+                bindings: used.bindings.clone(),
             });
             return;
         };
@@ -547,7 +607,10 @@ impl Resolver<'_> {
             None
         };
         let metrics: Vec<MetricRef> = written.metrics.iter().filter_map(&mut metric).collect();
-        let baseline = written.baseline.as_ref().and_then(&mut metric);
+        let baseline = match &written.baseline {
+            Some(text) if self.variants.contains(&text.text) => Some(Baseline::Variant(text.text.clone())),
+            other => other.as_ref().and_then(&mut metric).map(Baseline::Metric),
+        };
         if !metrics.is_empty() {
             self.pipeline.compare = Some(Compare { metrics, baseline, note: written.note.clone() });
         }
@@ -586,7 +649,7 @@ impl Resolver<'_> {
         }
         self.pipeline.stages.push(ResolvedStage {
             name: stage.name,
-            bindings: BTreeMap::new(),
+            bindings: stage.bindings,
             kind: stage.bound.kind().name(),
             with: stage.with,
             bound: stage.bound,
@@ -687,22 +750,31 @@ fn shortest_cycle(
     None
 }
 
-/// Puts `dir` before every relative path; whether there was any path.
-fn make_absolute(params: &mut Value, dir: &Path) -> bool {
+/// Puts a folder before every relative path; whether there was any path. `dir` says which, by the parameter that names the path.
+fn make_absolute(params: &mut Value, at: &str, dir: &dyn Fn(&str) -> PathBuf) -> bool {
+    let below = |key: &str| if at.is_empty() { key.to_owned() } else { format!("{at}.{key}") };
+    let mut any = false;
     match params {
         Value::Object(map) => match map.get(PATH_KEY).and_then(Value::as_str) {
             Some(path) if map.len() == 1 => {
-                let path = dir.join(path).to_string_lossy().into_owned();
+                let path = dir(at).join(path).to_string_lossy().into_owned();
                 map.insert(PATH_KEY.to_owned(), path.into());
-                true
+                any = true;
             }
-            _ => map.values_mut().map(|value| make_absolute(value, dir)).fold(false, |any, changed| any | changed),
+            _ => {
+                for (key, value) in map.iter_mut() {
+                    any |= make_absolute(value, &below(key), dir);
+                }
+            }
         },
         Value::Array(items) => {
-            items.iter_mut().map(|value| make_absolute(value, dir)).fold(false, |any, changed| any | changed)
+            for (index, item) in items.iter_mut().enumerate() {
+                any |= make_absolute(item, &format!("{at}[{index}]"), dir);
+            }
         }
-        _ => false,
+        _ => {}
     }
+    any
 }
 
 fn collect_paths(params: &Value, at: String, paths: &mut Vec<(String, PathBuf)>) {

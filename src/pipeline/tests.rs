@@ -2,6 +2,7 @@
 
 use super::resolve::{Resolution, resolve_text};
 use super::testing::KINDS;
+use super::variants::Choice;
 use crate::plan::schema::{self, Checked};
 use insta::assert_snapshot;
 use proptest::prelude::*;
@@ -17,7 +18,7 @@ fn folder() -> tempfile::TempDir {
 
 fn resolution(dir: &Path, text: &str, sets: &[&str]) -> Resolution {
     let sets: Vec<String> = sets.iter().map(|&set| set.to_owned()).collect();
-    resolve_text(&dir.join("p.yaml"), text, &sets, KINDS)
+    resolve_text(&dir.join("p.yaml"), text, &sets, &Choice::all(), KINDS)
 }
 
 fn load(text: &str, sets: &[&str]) -> Result<Checked, super::Problems> {
@@ -60,15 +61,16 @@ fn a_right_pipeline_has_no_problems() {
 compare: { metric: after.pass@1 }");
     let checked = load(&text, &[]).unwrap_or_else(|problems| panic!("{problems}"));
     assert!(checked.problems.list.is_empty(), "{}", checked.problems);
-    let names: Vec<&str> = checked.pipeline.stages.iter().map(|stage| stage.name.as_str()).collect();
+    let names: Vec<&str> = checked.cases[0].pipeline.stages.iter().map(|stage| stage.name.as_str()).collect();
     assert_eq!(names, ["after", "after/generate", "aligned", "base", "blocks", "middles", "problems"]);
-    let after = checked.pipeline.stage("after").unwrap();
+    let after = checked.cases[0].pipeline.stage("after").unwrap();
     assert_eq!((after.kind, after.from["samples"].to_string().as_str()), ("score", "after/generate.samples"));
-    let generate = checked.pipeline.stage("after/generate").unwrap();
+    let generate = checked.cases[0].pipeline.stage("after/generate").unwrap();
     assert_eq!(generate.from["model"].to_string(), "aligned.model");
     assert_eq!(generate.expanded_from.as_deref(), Some("after"));
-    assert_eq!(checked.pipeline.compare.unwrap().metrics[0].output.to_string(), "after.metrics");
-    let positions: Vec<&str> = checked.order.iter().map(|&i| checked.pipeline.stages[i].name.as_str()).collect();
+    assert_eq!(checked.cases[0].pipeline.compare.as_ref().unwrap().metrics[0].output.to_string(), "after.metrics");
+    let positions: Vec<&str> =
+        checked.cases[0].order.iter().map(|&i| checked.cases[0].pipeline.stages[i].name.as_str()).collect();
     let position = |name| positions.iter().position(|&found| found == name).unwrap();
     assert!(position("problems") < position("blocks") && position("after/generate") < position("after"));
 }
@@ -77,7 +79,7 @@ compare: { metric: after.pass@1 }");
 fn paths_are_relative_to_the_file() {
     let dir = folder();
     let resolution = resolution(dir.path(), &with(""), &[]);
-    let params = resolution.pipeline.stage("problems").unwrap().bound.params();
+    let params = resolution.cases[0].pipeline.stage("problems").unwrap().bound.params();
     assert_eq!(params["path"]["$path"], dir.path().join("problems.jsonl").to_str().unwrap());
 }
 
@@ -91,7 +93,7 @@ stages:
   middles: { use: fim-generate, from: { blocks: blocks, problems: problems, model: base }, with: { seed: \"${seed}\", temperature: \"${heat}\", system: \"$${x} ${who} ${seed}\" } }
 ";
     let with = |sets: &[&str]| {
-        load(text, sets).unwrap_or_else(|p| panic!("{p}")).pipeline.stage("middles").unwrap().with.clone()
+        load(text, sets).unwrap_or_else(|p| panic!("{p}")).cases[0].pipeline.stage("middles").unwrap().with.clone()
     };
     assert_eq!(with(&[]), serde_json::json!({"seed": 17, "temperature": 0.5, "system": "${x} me 17"}));
     assert_eq!(
@@ -124,7 +126,7 @@ fn broken_yaml() {
 
 #[test]
 fn unreadable_file() {
-    let problems = super::resolve(Path::new("no-such-folder/p.yaml"), &[]).problems;
+    let problems = super::resolve(Path::new("no-such-folder/p.yaml"), &[], &Choice::all()).problems;
     assert_snapshot!(problems.render(false), @r#"
       × the pipeline file cannot be read: no-such-folder/p.yaml: No such file or directory (os error 2)
     "#);
@@ -151,7 +153,7 @@ fn two_stages_with_one_name() {
 #[test]
 fn unknown_keys_kinds_ports_and_parameters_are_all_reported_at_once() {
     let text = "nmae: p
-variants: {}
+vars: {}
 stages:
   base: { use: modle, with: { path: tiny } }
   problems: { use: load, with: { paht: problems.jsonl } }
@@ -164,18 +166,9 @@ stages:
       ╭─[p.yaml:1:1]
     1 │ nmae: p
       · ────
-    2 │ variants: {}
+    2 │ vars: {}
       ╰────
      help: did you mean `name`?
-
-     × `variants` is not supported yet
-      ╭─[p.yaml:2:1]
-    1 │ nmae: p
-    2 │ variants: {}
-      · ────────
-    3 │ stages:
-      ╰────
-     help: it comes in a later version; until then, write a file for each case
 
      × unknown kind `modle`
       ╭─[p.yaml:4:16]
@@ -743,7 +736,7 @@ proptest! {
             let dir = folder();
             let resolution = resolution(dir.path(), &format!("stages:\n{}\n", lines.join("\n")), &[]);
             prop_assert!(resolution.problems.list.is_empty(), "{}", resolution.problems);
-            Ok(resolution.pipeline.stages.iter().map(|s| (s.name.clone(), s.kind, s.with.clone(), s.from.clone())).collect::<Vec<_>>())
+            Ok(resolution.cases[0].pipeline.stages.iter().map(|s| (s.name.clone(), s.kind, s.with.clone(), s.from.clone())).collect::<Vec<_>>())
         };
         prop_assert_eq!(resolved(&order)?, resolved(&[0, 1, 2, 3, 4, 5])?);
     }

@@ -26,22 +26,35 @@ impl Vars {
         Self { entries, used: BTreeSet::new() }
     }
 
-    /// Puts vars into every text below `value`.
-    pub fn substitute(&mut self, value: &mut Located, problems: &mut Vec<Problem>) {
+    /// Puts vars into every text below `value`, and says which.
+    pub fn substitute(&mut self, value: &mut Located, problems: &mut Vec<Problem>) -> BTreeSet<String> {
+        let mut used = BTreeSet::new();
+        self.below(value, &mut used, problems);
+        self.used.extend(used.iter().cloned());
+        used
+    }
+
+    fn below(&self, value: &mut Located, used: &mut BTreeSet<String>, problems: &mut Vec<Problem>) {
         let at = value.at;
         match &mut value.value {
             Node::Str(text) if text.contains("${") => {
-                if let Some(node) = self.text(text, at, problems) {
+                if let Some(node) = self.text(text, at, used, problems) {
                     *value = node;
                 }
             }
-            Node::Seq(items) => items.iter_mut().for_each(|item| self.substitute(item, problems)),
-            Node::Map(entries) => entries.iter_mut().for_each(|entry| self.substitute(&mut entry.value, problems)),
+            Node::Seq(items) => items.iter_mut().for_each(|item| self.below(item, used, problems)),
+            Node::Map(entries) => entries.iter_mut().for_each(|entry| self.below(&mut entry.value, used, problems)),
             _ => {}
         }
     }
 
-    fn text(&mut self, text: &str, at: Location, problems: &mut Vec<Problem>) -> Option<Located> {
+    fn text(
+        &self,
+        text: &str,
+        at: Location,
+        used: &mut BTreeSet<String>,
+        problems: &mut Vec<Problem>,
+    ) -> Option<Located> {
         let mut result = String::new();
         let mut rest = text;
         while let Some(start) = rest.find("${") {
@@ -69,7 +82,7 @@ impl Vars {
                 problems.push(Problem::new(fault, place));
                 return None;
             };
-            self.used.insert(name.to_owned());
+            used.insert(name.to_owned());
             if reference == text {
                 let mut value = entry.value.clone();
                 value.place_all(at);
@@ -87,7 +100,11 @@ impl Vars {
             rest = &rest[start + len + 1..];
         }
         result += rest;
-        Some(Located { value: Node::Str(result), at })
+        // A path that begins with a var is relative to where the var is written.
+        let opening = text.strip_prefix("${").and_then(|rest| rest.split_once('}')).map(|(name, _)| name.trim());
+        let home = self.entries.iter().find(|entry| Some(entry.key.as_str()) == opening);
+        let home = home.map_or(at.source, |entry| entry.value.home);
+        Some(Located { value: Node::Str(result), at, home })
     }
 
     /// A warning for each var that nothing used.

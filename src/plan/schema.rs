@@ -1,7 +1,8 @@
 //! Types checked before anything runs: the columns of every connection, from the sources down.
 
 use crate::pipeline::error::{Fault, Problem, Problems};
-use crate::pipeline::resolve::{OutputRef, Resolution, Resolved, ResolvedStage, contradiction};
+use crate::pipeline::resolve::{Case, OutputRef, Resolution, Resolved, ResolvedStage, contradiction, note};
+use crate::pipeline::variants::Choice;
 use ablate_stages::columns::Column;
 use ablate_stages::stage::{ArtifactKind, Columns, Declaration, InputPort, InputSchemas, Role, Work};
 use arrow::datatypes::DataType;
@@ -10,24 +11,36 @@ use petgraph::graph::DiGraph;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// A pipeline in which every name, parameter and column is right.
+/// A pipeline in which every name, parameter and column is right, in each of its cases.
 pub struct Checked {
+    /// The cases, the pipeline as written first; there is one at least.
+    pub cases: Vec<CheckedCase>,
+    /// Warnings, and notes on what this machine lacks.
+    pub problems: Problems,
+}
+
+/// One case of a checked pipeline.
+pub struct CheckedCase {
+    /// The variant's name; none for the pipeline as written.
+    pub variant: Option<String>,
+    /// The value of each varied var.
+    pub seeds: BTreeMap<String, String>,
+    /// Whether it is asked for.
+    pub is_asked: bool,
     /// The pipeline.
     pub pipeline: Resolved,
     /// What each stage reads and writes, with the columns of its real inputs, by stage.
     pub declarations: BTreeMap<String, Declaration>,
     /// Positions in `pipeline.stages`, makers before readers.
     pub order: Vec<usize>,
-    /// Warnings, and notes on what this machine lacks.
-    pub problems: Problems,
 }
 
 /// Reads, resolves and checks a pipeline file with `--set`s on top.
 ///
 /// # Errors
 /// All that is wrong with it, warnings and notes included.
-pub fn load(file: &Path, sets: &[String]) -> Result<Checked, Problems> {
-    check(crate::pipeline::resolve(file, sets))
+pub fn load(file: &Path, sets: &[String], choice: &Choice) -> Result<Checked, Problems> {
+    check(crate::pipeline::resolve(file, sets, choice))
 }
 
 /// Checks the columns of a resolved pipeline.
@@ -35,8 +48,22 @@ pub fn load(file: &Path, sets: &[String]) -> Result<Checked, Problems> {
 /// # Errors
 /// All that is wrong with it, together with what was found while resolving.
 pub fn check(resolution: Resolution) -> Result<Checked, Problems> {
-    let Resolution { pipeline, mut problems } = resolution;
+    let Resolution { cases, mut problems } = resolution;
+    let mut checked = Vec::new();
+    for case in cases {
+        let mut found = Vec::new();
+        let variant = case.variant.clone();
+        checked.push(check_case(case, &mut found));
+        note(&mut problems.list, found, variant.as_deref());
+    }
+    problems.sort();
+    if problems.has_errors() { Err(problems) } else { Ok(Checked { cases: checked, problems }) }
+}
+
+fn check_case(case: Case, problems: &mut Vec<Problem>) -> CheckedCase {
+    let Case { variant, seeds, is_asked, mut pipeline } = case;
     let order = order(&pipeline);
+    bind_seeds(&mut pipeline, &order);
     let mut declarations: BTreeMap<String, Declaration> = BTreeMap::new();
     for &index in &order {
         let stage = &pipeline.stages[index];
@@ -52,15 +79,15 @@ pub fn check(resolution: Resolution) -> Result<Checked, Problems> {
         if !known {
             continue;
         }
-        let before = problems.list.len();
+        let before = problems.len();
         match stage.bound.declare(&inputs) {
             Ok(declaration) => {
-                connections(stage, &declaration, &pipeline, &declarations, &mut problems.list);
-                if problems.list.len() == before {
+                connections(stage, &declaration, &pipeline, &declarations, problems);
+                if problems.len() == before {
                     declarations.insert(stage.name.clone(), declaration);
                 }
             }
-            Err(error) => problems.list.push(contradiction(
+            Err(error) => problems.push(contradiction(
                 stage.expanded_from.as_deref().unwrap_or(&stage.name),
                 &stage.written,
                 stage.place,
@@ -68,8 +95,21 @@ pub fn check(resolution: Resolution) -> Result<Checked, Problems> {
             )),
         }
     }
-    problems.sort();
-    if problems.has_errors() { Err(problems) } else { Ok(Checked { pipeline, declarations, order, problems }) }
+    CheckedCase { variant, seeds, is_asked, pipeline, declarations, order }
+}
+
+/// What a stage reads depends on, it depends on.
+fn bind_seeds(pipeline: &mut Resolved, order: &[usize]) {
+    let mut bound: BTreeMap<String, BTreeMap<String, String>> = BTreeMap::new();
+    for &index in order {
+        let stage = &mut pipeline.stages[index];
+        let above = stage.from.values().filter_map(|output| bound.get(&output.stage));
+        let above: Vec<_> = above.flatten().map(|(var, value)| (var.clone(), value.clone())).collect();
+        stage.bindings.extend(above);
+        if !stage.bindings.is_empty() {
+            bound.insert(stage.name.clone(), stage.bindings.clone());
+        }
+    }
 }
 
 /// Makers before readers; stages on a circle, which are reported already, are left out.
@@ -229,7 +269,7 @@ mod tests {
                 Some("judge") => vec![format!("problems={}", empty.display()), format!("samples={}", empty.display())],
                 _ => Vec::new(),
             };
-            if let Err(problems) = load(&file, &sets) {
+            if let Err(problems) = load(&file, &sets, &Choice::all()) {
                 panic!("{problems}");
             }
             checked += 1;

@@ -1,46 +1,56 @@
-//! The table of what a pipeline compares: each metric with its interval, its difference to the baseline, and a paired test.
+//! The table of what a pipeline compares: each metric of each variant with its interval or its spread over seeds, its difference to
+//! the baseline, and a paired test.
 //!
 //! The unit is the problem, never the sample. With one sample a problem the test is McNemar's, exact on the discordant pairs;
-//! with several it is a sign-flip permutation test on the problems' pass rates. Intervals of differences are paired bootstraps.
+//! with several samples or seeds it is a sign-flip permutation test on the problems' pass rates. Intervals of differences are paired bootstraps.
 
-use crate::cache::{Cache, Output};
-use crate::pipeline::resolve::MetricRef;
+use crate::cache::{Cache, Output, Record};
+use crate::pipeline::resolve::{Baseline, MetricRef};
+use crate::pipeline::variants::DEFAULT;
 use crate::run::RunError;
-use crate::run::planner::Planned;
+use crate::run::planner::{Planned, PlannedCase};
 use ablate_stages::columns::{Metric, Outcome};
 use ablate_stages::random::Random;
 use ablate_stages::stage::StageError;
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Resamplings of a bootstrap, and flips of a permutation test.
 const RESAMPLES: usize = 10_000;
 
-/// What a pipeline compares.
+/// What a pipeline compares: variants x metrics.
 #[derive(Debug, Serialize)]
 pub struct Comparison {
     /// The pipeline's name.
     pub pipeline: String,
+    /// What the figures are held against, in words.
+    pub baseline: Option<String>,
     /// What is compared, the baseline first.
     pub rows: Vec<Row>,
+    /// Steps whose figures are not there yet.
+    pub not_run: Vec<String>,
     /// What whoever quotes the figures must know.
     pub note: Option<String>,
 }
 
-/// One metric.
+/// One metric of one variant.
 #[derive(Debug, Serialize)]
 pub struct Row {
+    /// The variant.
+    pub variant: String,
     /// The stage.
     pub stage: String,
     /// The metric's name.
     pub metric: String,
-    /// The figure.
+    /// The figure; the mean over the seeds, where there are several.
     pub value: f64,
-    /// Its 95 % interval.
+    /// Its 95 % interval over problems; none for a mean over seeds.
     pub interval: Option<(f64, f64)>,
-    /// Units it is a mean over.
+    /// The standard deviation over the seeds (with n - 1), and how many seeds.
+    pub spread: Option<(f64, usize)>,
+    /// Units that each figure is a mean over.
     pub n: u64,
     /// How it stands to the baseline.
     pub against: Option<Against>,
@@ -65,41 +75,128 @@ pub struct Against {
     pub test: Option<(f64, &'static str)>,
 }
 
-/// The comparison that a pipeline asks for; none if it asks for none, or if a stage of it has not run.
+/// A metric of one variant at every value of its seeds.
+#[derive(Clone)]
+struct Measured {
+    stage: String,
+    metric: String,
+    /// The steps that it comes from: the same steps are the same figure.
+    steps: Vec<usize>,
+    figures: Vec<Metric>,
+    /// Of all seeds together.
+    outcomes: Outcomes,
+}
+
+impl Measured {
+    fn mean(&self) -> f64 {
+        self.figures.iter().map(|figure| figure.value).sum::<f64>() / self.figures.len() as f64
+    }
+
+    fn row(&self, variant: &str, baseline: Option<&Self>) -> Row {
+        let (mean, num_seeds) = (self.mean(), self.figures.len());
+        let squares: f64 = self.figures.iter().map(|figure| (figure.value - mean).powi(2)).sum();
+        let interval = |figure: &Metric| figure.lower.zip(figure.upper).filter(|_| num_seeds == 1);
+        Row {
+            variant: variant.to_owned(),
+            stage: self.stage.clone(),
+            metric: self.metric.clone(),
+            value: mean,
+            interval: self.figures.first().and_then(interval),
+            spread: (num_seeds > 1).then(|| ((squares / (num_seeds - 1) as f64).sqrt(), num_seeds)),
+            n: self.figures.first().map_or(0, |figure| figure.n),
+            against: baseline.map(|before| against(before.mean(), &before.outcomes, mean, &self.outcomes)),
+        }
+    }
+}
+
+/// Reads the metrics of a planned pipeline, and remembers what is not there.
+struct Reader<'a> {
+    planned: &'a Planned,
+    cache: &'a Cache,
+    records: Vec<Option<Record>>,
+    not_run: BTreeSet<String>,
+}
+
+impl Reader<'_> {
+    /// A metric over some cases; none where no case has it yet.
+    fn measured(&mut self, cases: &[&PlannedCase], metric: &MetricRef) -> Result<Option<Measured>, RunError> {
+        let (stage, name) = (metric.output.stage.clone(), metric.name.clone());
+        let mut found =
+            Measured { stage, metric: name, steps: Vec::new(), figures: Vec::new(), outcomes: Outcomes::new() };
+        for case in cases {
+            let Some(&step) = case.steps.get(&metric.output.stage) else { continue };
+            if found.steps.contains(&step) {
+                continue;
+            }
+            let Some(record) = &self.records[step] else {
+                self.not_run.insert(self.planned.steps[step].name.clone());
+                continue;
+            };
+            found.steps.push(step);
+            found.figures.push(metric_of(self.cache, &record.outputs, metric)?);
+            // What is known of each problem is whether its samples passed: pairs can be made of that metric alone.
+            if let Some(Output::Table(table)) = record.outputs.get("outcomes").filter(|_| metric.name == PAIRED) {
+                for outcome in read::<Outcome>(self.cache, table)? {
+                    let sum = found.outcomes.entry(outcome.problem_id).or_default();
+                    *sum = (sum.0 + outcome.num_passed, sum.1 + outcome.num_samples);
+                }
+            }
+        }
+        Ok((!found.figures.is_empty()).then_some(found))
+    }
+}
+
+/// The comparison that a pipeline asks for, over the variants that are planned; none if it asks for none, or if nothing of it has run.
 ///
 /// # Errors
 /// Where an output cannot be read, or has no metric of that name.
 pub fn of_pipeline(planned: &Planned, cache: &Cache) -> Result<Option<Comparison>, RunError> {
-    let Some(compare) = &planned.checked.pipeline.compare else { return Ok(None) };
-    let records = planned.lookup(cache)?;
-    let mut rows = Vec::new();
-    let mut baseline: Option<(f64, Outcomes)> = None;
-    for (is_baseline, metric) in
-        compare.baseline.iter().map(|metric| (true, metric)).chain(compare.metrics.iter().map(|metric| (false, metric)))
-    {
-        let Some(step) = planned.find(&metric.output.stage) else { return Ok(None) };
-        let Some(record) = &records[step] else { return Ok(None) };
-        let found = metric_of(cache, &record.outputs, metric)?;
-        // What is known of each problem is whether its samples passed: pairs can be made of that metric alone.
-        let outcomes = match record.outputs.get("outcomes") {
-            Some(Output::Table(table)) if metric.name == PAIRED => read::<Outcome>(cache, table)?,
-            _ => Vec::new(),
-        };
-        let outcomes: Outcomes = outcomes.into_iter().map(|o| (o.problem_id, (o.num_passed, o.num_samples))).collect();
-        let against = baseline.as_ref().map(|(value, before)| against(*value, before, found.value, &outcomes));
-        rows.push(Row {
-            stage: metric.output.stage.clone(),
-            metric: metric.name.clone(),
-            value: found.value,
-            interval: found.lower.zip(found.upper),
-            n: found.n,
-            against,
-        });
-        if is_baseline {
-            baseline = Some((found.value, outcomes));
+    let mut variants: Vec<(&str, Vec<&PlannedCase>)> = Vec::new();
+    for case in &planned.cases {
+        let name = case.checked.variant.as_deref().unwrap_or(DEFAULT);
+        match variants.last_mut() {
+            Some((last, cases)) if *last == name => cases.push(case),
+            _ => variants.push((name, vec![case])),
         }
     }
-    Ok(Some(Comparison { pipeline: planned.name().to_owned(), rows, note: compare.note.clone() }))
+    let mut reader = Reader { planned, cache, records: planned.lookup(cache)?, not_run: BTreeSet::new() };
+    let Some(asked) = planned.cases.iter().find_map(|case| case.checked.pipeline.compare.as_ref()) else {
+        return Ok(None);
+    };
+    // Variants of a pipeline that names no baseline are held against the pipeline as written.
+    let against_variant = match &asked.baseline {
+        Some(Baseline::Variant(name)) => Some(name.as_str()),
+        None if variants.len() > 1 => Some(DEFAULT),
+        _ => None,
+    };
+    variants.sort_by_key(|(name, _)| Some(*name) != against_variant);
+    let mut rows = Vec::new();
+    let mut shown: BTreeSet<Vec<usize>> = BTreeSet::new();
+    let mut baselines: Vec<Option<Measured>> = Vec::new();
+    let mut words = against_variant.map(|name| format!("variant `{name}`"));
+    for (name, cases) in &variants {
+        let Some(compare) = &cases[0].checked.pipeline.compare else { continue };
+        let mut before = None;
+        if let Some(Baseline::Metric(metric)) = &compare.baseline {
+            words = Some(format!("`{}`", metric.output.stage));
+            before = reader.measured(cases, metric)?;
+            if let Some(found) = before.as_ref().filter(|found| shown.insert(found.steps.clone())) {
+                rows.push(found.row(name, None));
+            }
+        }
+        for (place, metric) in compare.metrics.iter().enumerate() {
+            let found = reader.measured(cases, metric)?;
+            let baseline =
+                if against_variant.is_some() { baselines.get(place).cloned().flatten() } else { before.clone() };
+            rows.extend(found.as_ref().map(|found| found.row(name, baseline.as_ref())));
+            if against_variant == Some(*name) {
+                baselines.push(found);
+            }
+        }
+    }
+    let not_run = reader.not_run.into_iter().collect();
+    let (pipeline, note) = (planned.name().to_owned(), asked.note.clone());
+    Ok((!rows.is_empty()).then_some(Comparison { pipeline, baseline: words, rows, not_run, note }))
 }
 
 fn metric_of(cache: &Cache, outputs: &BTreeMap<String, Output>, metric: &MetricRef) -> Result<Metric, RunError> {
@@ -217,59 +314,94 @@ fn bootstrap(differences: &[f64]) -> Option<(f64, f64)> {
 
 impl Comparison {
     /// For people.
-    pub fn to_text(&self, planned: &Planned, limit: Option<u64>) -> String {
+    pub fn to_text(&self, limit: Option<u64>) -> String {
+        let has_variants = self.rows.iter().any(|row| row.variant != DEFAULT);
         let mut table = Table::new();
         table.load_preset(presets::UTF8_FULL_CONDENSED);
-        table.set_header(["", "metric", "value", "95 % interval", "difference", "95 % interval", "won / lost", "p"]);
+        let head = ["", "metric", "value", "95 % interval", "difference", "95 % interval", "won / lost", "p"];
+        table.set_header(has_variants.then_some("variant").into_iter().chain(head));
         for row in &self.rows {
-            let percent = |value: f64| format!("{:.1}", 100.0 * value);
-            let signed = |value: f64| format!("{:+.1}", 100.0 * value);
-            let interval = |words: &dyn Fn(f64) -> String, interval: Option<(f64, f64)>| {
-                interval.map_or(String::new(), |(lower, upper)| format!("{} .. {}", words(lower), words(upper)))
-            };
-            let mut cells =
-                vec![row.stage.clone(), row.metric.clone(), percent(row.value), interval(&percent, row.interval)];
-            match &row.against {
-                None => cells.resize(8, String::new()),
-                Some(against) => cells.extend([
-                    signed(against.difference),
-                    interval(&signed, against.interval),
-                    against.won_lost.map_or(String::new(), |(won, lost)| format!("{won} / {lost}")),
-                    against.test.map_or(String::new(), |(p, _)| p_value(p)),
-                ]),
-            }
-            table.add_row(cells);
+            table.add_row(has_variants.then(|| row.variant.clone()).into_iter().chain(row.cells()));
         }
-        for column in table.column_iter_mut().skip(2) {
+        for column in table.column_iter_mut().skip(2 + usize::from(has_variants)) {
             column.set_cell_alignment(CellAlignment::Right);
         }
         let mut text = String::new();
         if let Some(limit) = limit {
             text.push_str(&format!("SMOKE RUN (--limit {limit}): these figures mean nothing.\n"));
         }
-        text.push_str(&format!("{table}\n"));
-        text.push_str("In percent");
-        // Shares are over samples, and two evaluations may be over different problems.
-        let mut counts = self.rows.iter().map(|row| row.metric.starts_with("pass@").then_some(row.n));
-        if let Some(Some(n)) = counts.next()
-            && counts.all(|other| other == Some(n))
-        {
-            text.push_str(&format!(", over {n} problems"));
+        text.push_str(&format!("{table}\nIn percent{}.", self.over()));
+        if self.rows.iter().any(|row| row.spread.is_some()) {
+            text.push_str(" A value with ± is the mean and standard deviation over seeds (how many in brackets).");
         }
-        text.push('.');
-        if let (Some(baseline), Some((_, test))) = (
-            planned.checked.pipeline.compare.as_ref().and_then(|compare| compare.baseline.as_ref()),
-            self.rows.iter().find_map(|row| row.against.as_ref()).and_then(|against| against.test),
-        ) {
-            let stage = &baseline.output.stage;
-            text.push_str(&format!(" Differences, problems won and lost, and p ({test}) are against `{stage}`."));
+        let tests: BTreeSet<&str> = self.tests().map(|(_, test)| test).collect();
+        if let (Some(baseline), false) = (&self.baseline, tests.is_empty()) {
+            let tests = tests.into_iter().collect::<Vec<_>>().join("; ");
+            text.push_str(&format!(
+                " Differences (bootstrap over problems), problems won and lost, and p ({tests}) are against {baseline}."
+            ));
+        }
+        if self.tests().any(|(p, _)| !stars(p).is_empty()) {
+            text.push_str(" * p < 0.05, ** p < 0.01, *** p < 0.001, not corrected for the number of rows.");
         }
         text.push('\n');
+        if !self.not_run.is_empty() {
+            text.push_str(&format!("Not run yet: {}\n", self.not_run.join("  ")));
+        }
         if let Some(note) = &self.note {
             text.push_str(note.trim_end());
             text.push('\n');
         }
         text
+    }
+
+    fn tests(&self) -> impl Iterator<Item = (f64, &'static str)> {
+        self.rows.iter().filter_map(|row| row.against.as_ref()?.test)
+    }
+
+    /// Over how many problems, where that is the same for all: shares are over samples, and two evaluations may be over different problems.
+    fn over(&self) -> String {
+        let mut counts = self.rows.iter().map(|row| row.metric.starts_with("pass@").then_some(row.n));
+        match counts.next() {
+            Some(Some(n)) if counts.all(|other| other == Some(n)) => format!(", over {n} problems"),
+            _ => String::new(),
+        }
+    }
+}
+
+impl Row {
+    fn cells(&self) -> Vec<String> {
+        let percent = |value: f64| format!("{:.1}", 100.0 * value);
+        let signed = |value: f64| format!("{:+.1}", 100.0 * value);
+        let interval = |words: &dyn Fn(f64) -> String, interval: Option<(f64, f64)>| {
+            interval.map_or(String::new(), |(lower, upper)| format!("{} .. {}", words(lower), words(upper)))
+        };
+        let value = match self.spread {
+            None => percent(self.value),
+            Some((deviation, num_seeds)) => format!("{} ± {} ({num_seeds})", percent(self.value), percent(deviation)),
+        };
+        let mut cells = vec![self.stage.clone(), self.metric.clone(), value, interval(&percent, self.interval)];
+        match &self.against {
+            None => cells.resize(8, String::new()),
+            Some(against) => cells.extend([
+                signed(against.difference),
+                interval(&signed, against.interval),
+                against.won_lost.map_or(String::new(), |(won, lost)| format!("{won} / {lost}")),
+                against
+                    .test
+                    .map_or(String::new(), |(p, _)| format!("{} {}", p_value(p), stars(p)).trim_end().to_owned()),
+            ]),
+        }
+        cells
+    }
+}
+
+fn stars(p: f64) -> &'static str {
+    match p {
+        p if p < 0.001 => "***",
+        p if p < 0.01 => "**",
+        p if p < 0.05 => "*",
+        _ => "",
     }
 }
 

@@ -36,15 +36,18 @@ pub struct StageNote {
 
 /// The resolved pipeline as text, for the history.
 pub fn resolved_text(planned: &Planned) -> String {
+    let from = |(port, (maker, output)): (&String, &(usize, String))| {
+        (port.clone(), format!("{}.{output}", planned.steps[*maker].name))
+    };
     let stages: serde_json::Map<String, serde_json::Value> = planned
-        .checked
-        .pipeline
-        .stages
+        .steps
         .iter()
-        .map(|stage| {
-            let from: BTreeMap<_, _> = stage.from.iter().map(|(port, output)| (port, output.to_string())).collect();
+        .enumerate()
+        .map(|(place, step)| {
+            let stage = planned.stage(place);
+            let from: BTreeMap<String, String> = step.sources.iter().map(from).collect();
             let value = serde_json::json!({ "use": stage.kind, "from": from, "with": stage.bound.params() });
-            (stage.name.clone(), value)
+            (step.name.clone(), value)
         })
         .collect();
     let value = serde_json::json!({ "name": planned.name(), "stages": stages });

@@ -298,7 +298,7 @@ fn wanted(planned: &Planned, only: &[String]) -> Result<BTreeSet<usize>, RunErro
     let mut wanted = BTreeSet::new();
     let mut open = Vec::new();
     for name in only {
-        open.push(planned.named(name).map_err(StageError::failed)?);
+        open.extend(planned.all_named(name).map_err(StageError::failed)?);
     }
     while let Some(step) = open.pop() {
         if wanted.insert(step) {
@@ -312,9 +312,9 @@ fn wanted(planned: &Planned, only: &[String]) -> Result<BTreeSet<usize>, RunErro
 pub fn lacking(checked: &Checked) -> Vec<Problem> {
     let mut missing: Vec<Problem> = Vec::new();
     let mut asked = BTreeSet::new();
-    for &index in &checked.order {
-        let stage = &checked.pipeline.stages[index];
-        let Some(declaration) = checked.declarations.get(&stage.name) else { continue };
+    for (case, index) in checked.cases.iter().flat_map(|case| case.order.iter().map(move |&index| (case, index))) {
+        let stage = &case.pipeline.stages[index];
+        let Some(declaration) = case.declarations.get(&stage.name) else { continue };
         let worker = (declaration.place == Place::Torch && asked.insert("ablate-lm")).then(|| match lm_worker() {
             Err(StageError::Missing { what, fix }) => Some((what, fix)),
             _ => None,

@@ -6,27 +6,38 @@ use crate::digest::Digest;
 use crate::pipeline::error::nearest;
 use crate::pipeline::resolve::ResolvedStage;
 use crate::plan::key::{KEY, KeyFields, RECIPE, paths_in, recipe_of_input, without_paths};
-use crate::plan::schema::Checked;
+use crate::plan::schema::{Checked, CheckedCase};
 use ablate_stages::columns::Column;
 use ablate_stages::sandbox::{Config, Interpreter};
 use ablate_stages::stage::{ArtifactKind, Columns, Declaration, Environment, InputPort, Role, StageError};
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::path::{Path, PathBuf};
 
-/// A pipeline with the recipe of every stage.
+/// A pipeline with the recipe of every stage, all cases in one graph: what two of them agree on is one step.
 pub struct Planned {
-    /// The checked pipeline.
-    pub checked: Checked,
-    /// Stages, makers before readers.
+    /// The cases that are asked for.
+    pub cases: Vec<PlannedCase>,
+    /// Steps, makers before readers.
     pub steps: Vec<Step>,
+    by_name: HashMap<String, usize>,
+}
+
+/// A case of the pipeline, and which step each of its stages is.
+pub struct PlannedCase {
+    /// The checked pipeline.
+    pub checked: CheckedCase,
+    /// The step of each stage.
+    pub steps: BTreeMap<String, usize>,
 }
 
 /// A stage with its recipe.
 #[derive(Debug, Clone)]
 pub struct Step {
-    /// The stage's name.
+    /// The stage's name, and where that is not enough the variant and the seeds that it stands for: `aligned@no-curriculum,train_seed=18`.
     pub name: String,
-    /// Its place in `checked.pipeline.stages`.
+    /// The first case that it belongs to.
+    pub case: usize,
+    /// Its place in the stages of that case.
     pub stage: usize,
     /// Its recipe's fields: the inputs are recipes.
     pub fields: KeyFields,
@@ -44,105 +55,153 @@ pub struct Step {
     pub missing_environment: Option<(String, String)>,
 }
 
+/// What a stage's recipe is made of.
+struct Draft {
+    fields: KeyFields,
+    files: BTreeMap<String, Digest>,
+    missing_files: Vec<PathBuf>,
+    missing_environment: Option<(String, String)>,
+}
+
+/// The versions of what kinds need of their environment, asked once each.
+type Environments = BTreeMap<Environment, Result<String, (String, String)>>;
+
 impl Planned {
     /// Computes the recipes.
     ///
     /// # Errors
     /// Where a file cannot be read.
     pub fn new(checked: Checked, cache: &Cache, limit: Option<u64>) -> Result<Self, RunError> {
-        let mut steps: Vec<Step> = Vec::new();
-        let mut index = BTreeMap::new();
-        let mut environment = BTreeMap::new();
-        for &stage_index in &checked.order {
-            let stage = &checked.pipeline.stages[stage_index];
-            let declaration = &checked.declarations[&stage.name];
-            let kind = stage.bound.kind();
-            let mut parameters = stage.bound.params();
-            if let Some(parameters) = parameters.as_object_mut() {
-                parameters.retain(|name, _| !kind.not_in_key().contains(&name.as_str()));
-            }
-            let (mut digests, mut files, mut missing_files) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
-            for (parameter, path) in paths_in(&parameters) {
-                if path.exists() {
-                    let digest = cache.digest_path(&path)?.digest;
-                    digests.insert(path, digest);
-                    files.insert(parameter, digest);
-                } else {
-                    missing_files.push(path);
+        let mut planned = Self { cases: Vec::new(), steps: Vec::new(), by_name: HashMap::new() };
+        let mut environments = Environments::new();
+        let mut as_written: HashSet<(String, Digest)> = HashSet::new();
+        let mut merged: HashMap<(String, Digest), usize> = HashMap::new();
+        for case in checked.cases {
+            let mut recipes: BTreeMap<String, Digest> = BTreeMap::new();
+            let mut steps: BTreeMap<String, usize> = BTreeMap::new();
+            for &index in &case.order {
+                let stage = &case.pipeline.stages[index];
+                let draft = Draft::of(&case, stage, &recipes, &mut environments, cache, limit)?;
+                let recipe = draft.fields.digest(RECIPE);
+                recipes.insert(stage.name.clone(), recipe);
+                let id = (stage.name.clone(), recipe);
+                if case.variant.is_none() {
+                    as_written.insert(id.clone());
                 }
-            }
-            let mut fields = KeyFields::new(kind.name(), kind.version(), without_paths(&parameters, &digests));
-            let mut missing_environment = None;
-            for &need in &declaration.environment {
-                match environment.entry(need).or_insert_with(|| probe(need)) {
-                    Ok(version) => {
-                        fields.environment.insert(need.name().to_owned(), version.clone());
-                    }
-                    Err(missing) => {
-                        // What does not need it can still be planned, shown and run.
-                        fields.environment.insert(need.name().to_owned(), "not there".to_owned());
-                        missing_environment = Some(missing.clone());
-                    }
+                if !case.is_asked {
+                    continue;
                 }
+                let step = *merged.entry(id).or_insert_with_key(|id| {
+                    let variant = case.variant.as_deref().filter(|_| !as_written.contains(id));
+                    let name = name_of(stage, variant);
+                    planned.add(name, index, draft, recipe, stage, &steps)
+                });
+                steps.insert(stage.name.clone(), step);
             }
-            let is_source = stage.from.is_empty();
-            fields.limit = limit.filter(|_| is_source && gives_rows(declaration));
-            let mut sources = BTreeMap::new();
-            for (port, output) in &stage.from {
-                let maker: usize = index[&output.stage];
-                let columns = seen_columns(declaration, port, table_columns(&checked, output));
-                fields.inputs.insert(port.clone(), recipe_of_input(&steps[maker].recipe, &output.port, &columns));
-                sources.insert(port.clone(), (maker, output.port.clone()));
+            if case.is_asked {
+                planned.cases.push(PlannedCase { checked: case, steps });
             }
-            let needs = sources.values().map(|(maker, _)| *maker).collect::<BTreeSet<_>>().into_iter().collect();
-            index.insert(stage.name.clone(), steps.len());
-            let recipe = fields.digest(RECIPE);
-            let name = stage.name.clone();
-            steps.push(Step {
-                name,
-                stage: stage_index,
-                fields,
-                recipe,
-                needs,
-                sources,
-                files,
-                missing_files,
-                missing_environment,
-            });
         }
-        Ok(Self { checked, steps })
+        Ok(planned)
+    }
+
+    fn add(
+        &mut self,
+        name: String,
+        index: usize,
+        draft: Draft,
+        recipe: Digest,
+        stage: &ResolvedStage,
+        steps: &BTreeMap<String, usize>,
+    ) -> usize {
+        let sources: BTreeMap<String, (usize, String)> = stage
+            .from
+            .iter()
+            .map(|(port, output)| (port.clone(), (steps[&output.stage], output.port.clone())))
+            .collect();
+        let needs = sources.values().map(|(maker, _)| *maker).collect::<BTreeSet<_>>().into_iter().collect();
+        let Draft { fields, files, missing_files, missing_environment } = draft;
+        let case = self.cases.len();
+        let step = Step {
+            name,
+            case,
+            stage: index,
+            fields,
+            recipe,
+            needs,
+            sources,
+            files,
+            missing_files,
+            missing_environment,
+        };
+        self.by_name.insert(step.name.clone(), self.steps.len());
+        self.steps.push(step);
+        self.steps.len() - 1
     }
 
     /// The pipeline's name.
     pub fn name(&self) -> &str {
-        &self.checked.pipeline.name
+        self.cases.first().map_or("", |case| &case.checked.pipeline.name)
+    }
+
+    /// The pipeline's file, as the user gave it.
+    pub fn file(&self) -> &Path {
+        self.cases.first().map_or(Path::new(""), |case| &case.checked.pipeline.file)
     }
 
     /// What a step is made of.
     pub fn stage(&self, step: usize) -> &ResolvedStage {
-        &self.checked.pipeline.stages[self.steps[step].stage]
+        let step = &self.steps[step];
+        &self.cases[step.case].checked.pipeline.stages[step.stage]
     }
 
     /// What a step reads and writes.
     pub fn declaration(&self, step: usize) -> &Declaration {
-        &self.checked.declarations[&self.steps[step].name]
+        &self.cases[self.steps[step].case].checked.declarations[&self.stage(step).name]
     }
 
     /// The step of this name.
     pub fn find(&self, name: &str) -> Option<usize> {
-        self.steps.iter().position(|step| step.name == name)
+        self.by_name.get(name).copied()
     }
 
-    /// The step of this name, or words for a user who misspelt it.
+    /// The steps of a stage in all cases, or the one step of a full name; else words for a user who misspelt it.
     ///
     /// # Errors
     /// That there is none, and the nearest name.
+    pub fn all_named(&self, name: &str) -> Result<Vec<usize>, String> {
+        if let Some(step) = self.find(name) {
+            return Ok(vec![step]);
+        }
+        let found: BTreeSet<usize> = self.cases.iter().filter_map(|case| case.steps.get(name).copied()).collect();
+        if !found.is_empty() {
+            return Ok(found.into_iter().collect());
+        }
+        let stages = self.cases.iter().flat_map(|case| case.steps.keys().cloned());
+        let names: Vec<String> =
+            self.by_name.keys().cloned().chain(stages).collect::<BTreeSet<_>>().into_iter().collect();
+        let near = nearest(name, &names).map(|near| format!(" (did you mean `{near}`?)"));
+        Err(format!("the pipeline has no stage `{name}`{}", near.unwrap_or_default()))
+    }
+
+    /// The one step of this name.
+    ///
+    /// # Errors
+    /// As [`Planned::all_named`]; and that there are several.
     pub fn named(&self, name: &str) -> Result<usize, String> {
-        self.find(name).ok_or_else(|| {
-            let names: Vec<String> = self.steps.iter().map(|step| step.name.clone()).collect();
-            let near = nearest(name, &names).map(|near| format!(" (did you mean `{near}`?)"));
-            format!("the pipeline has no stage `{name}`{}", near.unwrap_or_default())
-        })
+        match self.all_named(name)?.as_slice() {
+            [step] => Ok(*step),
+            several => {
+                let names: Vec<&str> = several.iter().map(|&step| self.steps[step].name.as_str()).collect();
+                Err(format!("`{name}` stands for several steps; say which: {}", names.join("  ")))
+            }
+        }
+    }
+
+    /// The cases that a step belongs to.
+    pub fn cases_of(&self, step: usize) -> impl Iterator<Item = &PlannedCase> {
+        let name = &self.stage(step).name;
+        self.cases.iter().filter(move |case| case.steps.get(name) == Some(&step))
     }
 
     /// What the cache knows of every step without running anything: by recipe, and where all inputs are known, by key.
@@ -225,6 +284,62 @@ impl Planned {
     }
 }
 
+impl Draft {
+    fn of(
+        case: &CheckedCase,
+        stage: &ResolvedStage,
+        recipes: &BTreeMap<String, Digest>,
+        environments: &mut Environments,
+        cache: &Cache,
+        limit: Option<u64>,
+    ) -> Result<Self, RunError> {
+        let declaration = &case.declarations[&stage.name];
+        let kind = stage.bound.kind();
+        let mut parameters = stage.bound.params();
+        if let Some(parameters) = parameters.as_object_mut() {
+            parameters.retain(|name, _| !kind.not_in_key().contains(&name.as_str()));
+        }
+        let (mut digests, mut files, mut missing_files) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
+        for (parameter, path) in paths_in(&parameters) {
+            if path.exists() {
+                let digest = cache.digest_path(&path)?.digest;
+                digests.insert(path, digest);
+                files.insert(parameter, digest);
+            } else {
+                missing_files.push(path);
+            }
+        }
+        let mut fields = KeyFields::new(kind.name(), kind.version(), without_paths(&parameters, &digests));
+        let mut missing_environment = None;
+        for &need in &declaration.environment {
+            match environments.entry(need).or_insert_with(|| probe(need)) {
+                Ok(version) => {
+                    fields.environment.insert(need.name().to_owned(), version.clone());
+                }
+                Err(missing) => {
+                    // What does not need it can still be planned, shown and run.
+                    fields.environment.insert(need.name().to_owned(), "not there".to_owned());
+                    missing_environment = Some(missing.clone());
+                }
+            }
+        }
+        fields.limit = limit.filter(|_| stage.from.is_empty() && gives_rows(declaration));
+        for (port, output) in &stage.from {
+            let columns = seen_columns(declaration, port, table_of(&case.declarations[&output.stage], &output.port));
+            let recipe = recipe_of_input(&recipes[&output.stage], &output.port, &columns);
+            fields.inputs.insert(port.clone(), recipe);
+        }
+        Ok(Self { fields, files, missing_files, missing_environment })
+    }
+}
+
+/// The name of a step: its stage's, with the variant it belongs to and the values of the seeds it depends on.
+fn name_of(stage: &ResolvedStage, variant: Option<&str>) -> String {
+    let seeds = stage.bindings.iter().map(|(var, value)| format!("{var}={value}"));
+    let parts: Vec<String> = variant.map(str::to_owned).into_iter().chain(seeds).collect();
+    if parts.is_empty() { stage.name.clone() } else { format!("{}@{}", stage.name, parts.join(",")) }
+}
+
 /// Whether what a record only refers to is still what it was: a model folder that stays where the user has it.
 fn in_place(record: &Record, cache: &Cache) -> bool {
     record.outputs.values().all(|output| match output {
@@ -245,13 +360,6 @@ fn table_of<'a>(maker: &'a Declaration, port: &str) -> Option<(&'a [Column], &'a
         ArtifactKind::Table { columns, measured } => Some((columns.as_slice(), measured.as_slice())),
         ArtifactKind::Model | ArtifactKind::Files => None,
     })
-}
-
-fn table_columns<'a>(
-    checked: &'a Checked,
-    output: &crate::pipeline::resolve::OutputRef,
-) -> Option<(&'a [Column], &'a [String])> {
-    table_of(&checked.declarations[&output.stage], &output.port)
 }
 
 /// What a port sees of a table: the columns it declares that are there, or all but the measured ones.
