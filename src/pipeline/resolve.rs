@@ -6,7 +6,7 @@ use super::error::{Fault, Problem, Problems};
 use super::extends::{self, Whole};
 use super::file::{self, From, PipelineFile, Reference, Resources, Stage};
 use super::located::{Entry, Located, Location};
-use super::variants::{self, CaseOf, Cases, Choice};
+use super::variants::{self, Cases, Choice};
 use super::vars::Vars;
 use super::{overlay, params};
 use ablate_stages::stage::{
@@ -44,12 +44,10 @@ impl Resolved {
     }
 }
 
-/// A stage, ready to be planned. Its identity is its name and its bindings.
+/// A stage, ready to be planned.
 pub struct ResolvedStage {
     /// The name, with what expansion put behind a slash (`after/generate`).
     pub name: String,
-    /// The values of the varied vars that it depends on, by itself or through what it reads.
-    pub bindings: BTreeMap<String, String>,
     /// The kind's name.
     pub kind: &'static str,
     /// The parameters as written, with vars put in.
@@ -185,7 +183,7 @@ pub fn resolve_text(
             for (set, misses) in sets.iter().zip(&mut misses) {
                 misses.extend(overlay::lay(&mut tree, set).err());
             }
-            let pipeline = resolve_case(path, &tree, &dirs, &case, &names, kinds, &mut found);
+            let pipeline = resolve_case(path, &tree, &dirs, &names, kinds, &mut found);
             // Every value of a seed and every variant repeats the mistakes of the pipeline as written.
             found.retain(|problem| match &problem.fault {
                 Fault::UnusedVar { name } => case.variant.is_none() && !mentioned.contains(name),
@@ -218,7 +216,6 @@ fn resolve_case(
     path: &Path,
     tree: &Located,
     dirs: &BTreeMap<usize, PathBuf>,
-    case: &CaseOf,
     variants: &[String],
     kinds: &[&'static dyn AnyStage],
     problems: &mut Vec<Problem>,
@@ -235,7 +232,7 @@ fn resolve_case(
     if let Some(name) = written.name.take() {
         pipeline.name = name;
     }
-    Resolver { kinds, dirs, seeds: &case.seeds, variants, pipeline: &mut pipeline, problems }.run(written);
+    Resolver { kinds, dirs, variants, pipeline: &mut pipeline, problems }.run(written);
     pipeline
 }
 
@@ -250,13 +247,11 @@ struct Pending {
     resources: Resources,
     written: Located,
     place: Location,
-    bindings: BTreeMap<String, String>,
 }
 
 /// What all stages of one use have in common.
 struct Use<'a> {
     name: &'a str,
-    bindings: &'a BTreeMap<String, String>,
     place: Location,
     written: &'a Located,
     resources: &'a Resources,
@@ -266,8 +261,6 @@ struct Resolver<'a> {
     kinds: &'a [&'static dyn AnyStage],
     /// The folder of each text that paths can be written in.
     dirs: &'a BTreeMap<usize, PathBuf>,
-    /// The value of each varied var.
-    seeds: &'a BTreeMap<String, String>,
     /// The names of all variants.
     variants: &'a [String],
     pipeline: &'a mut Resolved,
@@ -278,12 +271,9 @@ impl Resolver<'_> {
     fn run(mut self, mut written: PipelineFile) {
         let mut vars = Vars::new(std::mem::take(&mut written.vars), self.problems);
         let mut unclear = BTreeSet::new();
-        let mut bindings: Vec<BTreeMap<String, String>> = Vec::new();
         for stage in &mut written.stages {
             let before = self.problems.len();
-            let used = vars.substitute(&mut stage.with, self.problems);
-            let varied = self.seeds.iter().filter(|(var, _)| used.contains(*var));
-            bindings.push(varied.map(|(var, value)| (var.clone(), value.clone())).collect());
+            vars.substitute(&mut stage.with, self.problems);
             if self.problems.len() > before {
                 unclear.insert(stage.name.text.clone());
             }
@@ -295,8 +285,8 @@ impl Resolver<'_> {
         self.cycles(&written.stages);
 
         let mut pending = Vec::new();
-        for (stage, bindings) in written.stages.iter().zip(&bindings) {
-            self.stage(stage, bindings, unclear.contains(&stage.name.text), &mut pending);
+        for stage in &written.stages {
+            self.stage(stage, unclear.contains(&stage.name.text), &mut pending);
         }
         let outputs: BTreeMap<String, Vec<String>> =
             pending.iter().map(|stage| (stage.name.clone(), port_names(&stage.declaration))).collect();
@@ -311,7 +301,7 @@ impl Resolver<'_> {
     }
 
     /// Kind, parameters and input ports of one use, and what it stands for. `unclear` says that a var in its parameters is wrong.
-    fn stage(&mut self, stage: &Stage, bindings: &BTreeMap<String, String>, unclear: bool, pending: &mut Vec<Pending>) {
+    fn stage(&mut self, stage: &Stage, unclear: bool, pending: &mut Vec<Pending>) {
         let name = &stage.name.text;
         let resources = match &stage.resources {
             Some(block) => file::resources(block, name, self.problems),
@@ -337,7 +327,7 @@ impl Resolver<'_> {
             return;
         }
         let with = stage.with.to_json();
-        let used = Use { name, bindings, place: stage.name.at, written: &stage.with, resources: &resources };
+        let used = Use { name, place: stage.name.at, written: &stage.with, resources: &resources };
         let Some((bound, declaration)) = self.bind(kind, &with, &used) else { return };
         let Some(from) = self.ports(stage, kind.name(), &declaration.inputs) else { return };
         self.check_paths(&bound.params(), &stage.with, &declaration, kind.name());
@@ -471,7 +461,6 @@ impl Resolver<'_> {
                 resources: used.resources.clone(),
                 written: used.written.clone(),
                 place: used.place,
-                bindings: used.bindings.clone(),
             });
             return;
         };
@@ -649,7 +638,6 @@ impl Resolver<'_> {
         }
         self.pipeline.stages.push(ResolvedStage {
             name: stage.name,
-            bindings: stage.bindings,
             kind: stage.bound.kind().name(),
             with: stage.with,
             bound: stage.bound,

@@ -26,35 +26,22 @@ impl Vars {
         Self { entries, used: BTreeSet::new() }
     }
 
-    /// Puts vars into every text below `value`, and says which.
-    pub fn substitute(&mut self, value: &mut Located, problems: &mut Vec<Problem>) -> BTreeSet<String> {
-        let mut used = BTreeSet::new();
-        self.below(value, &mut used, problems);
-        self.used.extend(used.iter().cloned());
-        used
-    }
-
-    fn below(&self, value: &mut Located, used: &mut BTreeSet<String>, problems: &mut Vec<Problem>) {
+    /// Puts vars into every text below `value`.
+    pub fn substitute(&mut self, value: &mut Located, problems: &mut Vec<Problem>) {
         let at = value.at;
         match &mut value.value {
             Node::Str(text) if text.contains("${") => {
-                if let Some(node) = self.text(text, at, used, problems) {
+                if let Some(node) = self.text(text, at, problems) {
                     *value = node;
                 }
             }
-            Node::Seq(items) => items.iter_mut().for_each(|item| self.below(item, used, problems)),
-            Node::Map(entries) => entries.iter_mut().for_each(|entry| self.below(&mut entry.value, used, problems)),
+            Node::Seq(items) => items.iter_mut().for_each(|item| self.substitute(item, problems)),
+            Node::Map(entries) => entries.iter_mut().for_each(|entry| self.substitute(&mut entry.value, problems)),
             _ => {}
         }
     }
 
-    fn text(
-        &self,
-        text: &str,
-        at: Location,
-        used: &mut BTreeSet<String>,
-        problems: &mut Vec<Problem>,
-    ) -> Option<Located> {
+    fn text(&mut self, text: &str, at: Location, problems: &mut Vec<Problem>) -> Option<Located> {
         let mut result = String::new();
         let mut rest = text;
         while let Some(start) = rest.find("${") {
@@ -82,7 +69,7 @@ impl Vars {
                 problems.push(Problem::new(fault, place));
                 return None;
             };
-            used.insert(name.to_owned());
+            self.used.insert(name.to_owned());
             if reference == text {
                 let mut value = entry.value.clone();
                 value.place_all(at);

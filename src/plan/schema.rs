@@ -61,9 +61,8 @@ pub fn check(resolution: Resolution) -> Result<Checked, Problems> {
 }
 
 fn check_case(case: Case, problems: &mut Vec<Problem>) -> CheckedCase {
-    let Case { variant, seeds, is_asked, mut pipeline } = case;
+    let Case { variant, seeds, is_asked, pipeline } = case;
     let order = order(&pipeline);
-    bind_seeds(&mut pipeline, &order);
     let mut declarations: BTreeMap<String, Declaration> = BTreeMap::new();
     for &index in &order {
         let stage = &pipeline.stages[index];
@@ -96,20 +95,6 @@ fn check_case(case: Case, problems: &mut Vec<Problem>) -> CheckedCase {
         }
     }
     CheckedCase { variant, seeds, is_asked, pipeline, declarations, order }
-}
-
-/// What a stage reads depends on, it depends on.
-fn bind_seeds(pipeline: &mut Resolved, order: &[usize]) {
-    let mut bound: BTreeMap<String, BTreeMap<String, String>> = BTreeMap::new();
-    for &index in order {
-        let stage = &mut pipeline.stages[index];
-        let above = stage.from.values().filter_map(|output| bound.get(&output.stage));
-        let above: Vec<_> = above.flatten().map(|(var, value)| (var.clone(), value.clone())).collect();
-        stage.bindings.extend(above);
-        if !stage.bindings.is_empty() {
-            bound.insert(stage.name.clone(), stage.bindings.clone());
-        }
-    }
 }
 
 /// Makers before readers; stages on a circle, which are reported already, are left out.

@@ -57,6 +57,9 @@ pub struct Step {
 
 /// What a stage's recipe is made of.
 struct Draft {
+    /// Its place in the stages of its case.
+    stage: usize,
+    recipe: Digest,
     fields: KeyFields,
     files: BTreeMap<String, Digest>,
     missing_files: Vec<PathBuf>,
@@ -72,55 +75,37 @@ impl Planned {
     /// # Errors
     /// Where a file cannot be read.
     pub fn new(checked: Checked, cache: &Cache, limit: Option<u64>) -> Result<Self, RunError> {
-        let mut planned = Self { cases: Vec::new(), steps: Vec::new(), by_name: HashMap::new() };
         let mut environments = Environments::new();
-        let mut as_written: HashSet<(String, Digest)> = HashSet::new();
-        let mut merged: HashMap<(String, Digest), usize> = HashMap::new();
+        let mut drafted = Vec::new();
         for case in checked.cases {
-            let mut recipes: BTreeMap<String, Digest> = BTreeMap::new();
+            let drafts = drafts(&case, &mut environments, cache, limit)?;
+            drafted.push((case, drafts));
+        }
+        let names = Names::of(&drafted);
+        let mut planned = Self { cases: Vec::new(), steps: Vec::new(), by_name: HashMap::new() };
+        let mut merged: HashMap<(String, Digest), usize> = HashMap::new();
+        for (case, drafts) in drafted.into_iter().filter(|(case, _)| case.is_asked) {
             let mut steps: BTreeMap<String, usize> = BTreeMap::new();
-            for &index in &case.order {
-                let stage = &case.pipeline.stages[index];
-                let draft = Draft::of(&case, stage, &recipes, &mut environments, cache, limit)?;
-                let recipe = draft.fields.digest(RECIPE);
-                recipes.insert(stage.name.clone(), recipe);
-                let id = (stage.name.clone(), recipe);
-                if case.variant.is_none() {
-                    as_written.insert(id.clone());
-                }
-                if !case.is_asked {
-                    continue;
-                }
-                let step = *merged.entry(id).or_insert_with_key(|id| {
-                    let variant = case.variant.as_deref().filter(|_| !as_written.contains(id));
-                    let name = name_of(stage, variant);
-                    planned.add(name, index, draft, recipe, stage, &steps)
+            for draft in drafts {
+                let stage = &case.pipeline.stages[draft.stage];
+                let step = *merged.entry((stage.name.clone(), draft.recipe)).or_insert_with(|| {
+                    planned.add(names.name(&case, &stage.name, &draft.recipe), draft, stage, &steps)
                 });
                 steps.insert(stage.name.clone(), step);
             }
-            if case.is_asked {
-                planned.cases.push(PlannedCase { checked: case, steps });
-            }
+            planned.cases.push(PlannedCase { checked: case, steps });
         }
         Ok(planned)
     }
 
-    fn add(
-        &mut self,
-        name: String,
-        index: usize,
-        draft: Draft,
-        recipe: Digest,
-        stage: &ResolvedStage,
-        steps: &BTreeMap<String, usize>,
-    ) -> usize {
+    fn add(&mut self, name: String, draft: Draft, stage: &ResolvedStage, steps: &BTreeMap<String, usize>) -> usize {
         let sources: BTreeMap<String, (usize, String)> = stage
             .from
             .iter()
             .map(|(port, output)| (port.clone(), (steps[&output.stage], output.port.clone())))
             .collect();
         let needs = sources.values().map(|(maker, _)| *maker).collect::<BTreeSet<_>>().into_iter().collect();
-        let Draft { fields, files, missing_files, missing_environment } = draft;
+        let Draft { stage: index, recipe, fields, files, missing_files, missing_environment } = draft;
         let case = self.cases.len();
         let step = Step {
             name,
@@ -287,12 +272,13 @@ impl Planned {
 impl Draft {
     fn of(
         case: &CheckedCase,
-        stage: &ResolvedStage,
-        recipes: &BTreeMap<String, Digest>,
+        place: usize,
+        recipes: &HashMap<&str, Digest>,
         environments: &mut Environments,
         cache: &Cache,
         limit: Option<u64>,
     ) -> Result<Self, RunError> {
+        let stage = &case.pipeline.stages[place];
         let declaration = &case.declarations[&stage.name];
         let kind = stage.bound.kind();
         let mut parameters = stage.bound.params();
@@ -326,18 +312,72 @@ impl Draft {
         fields.limit = limit.filter(|_| stage.from.is_empty() && gives_rows(declaration));
         for (port, output) in &stage.from {
             let columns = seen_columns(declaration, port, table_of(&case.declarations[&output.stage], &output.port));
-            let recipe = recipe_of_input(&recipes[&output.stage], &output.port, &columns);
+            let recipe = recipe_of_input(&recipes[output.stage.as_str()], &output.port, &columns);
             fields.inputs.insert(port.clone(), recipe);
         }
-        Ok(Self { fields, files, missing_files, missing_environment })
+        let recipe = fields.digest(RECIPE);
+        Ok(Self { stage: place, recipe, fields, files, missing_files, missing_environment })
     }
 }
 
-/// The name of a step: its stage's, with the variant it belongs to and the values of the seeds it depends on.
-fn name_of(stage: &ResolvedStage, variant: Option<&str>) -> String {
-    let seeds = stage.bindings.iter().map(|(var, value)| format!("{var}={value}"));
-    let parts: Vec<String> = variant.map(str::to_owned).into_iter().chain(seeds).collect();
-    if parts.is_empty() { stage.name.clone() } else { format!("{}@{}", stage.name, parts.join(",")) }
+/// The drafts of a case, makers before readers.
+fn drafts(
+    case: &CheckedCase,
+    environments: &mut Environments,
+    cache: &Cache,
+    limit: Option<u64>,
+) -> Result<Vec<Draft>, RunError> {
+    let mut recipes: HashMap<&str, Digest> = HashMap::new();
+    let mut drafts = Vec::new();
+    for &place in &case.order {
+        let draft = Draft::of(case, place, &recipes, environments, cache, limit)?;
+        recipes.insert(&case.pipeline.stages[place].name, draft.recipe);
+        drafts.push(draft);
+    }
+    Ok(drafts)
+}
+
+/// What tells the steps of one stage apart: the variants in which it is not what it is in the pipeline as written, and the seeds that
+/// change it.
+struct Names {
+    as_written: HashSet<(String, Digest)>,
+    /// The vars on whose value a stage depends, by variant and stage.
+    varied: HashMap<(Option<String>, String), BTreeSet<String>>,
+}
+
+impl Names {
+    fn of(drafted: &[(CheckedCase, Vec<Draft>)]) -> Self {
+        let mut as_written = HashSet::new();
+        let mut varied: HashMap<(Option<String>, String), BTreeSet<String>> = HashMap::new();
+        // A stage depends on a var if its recipe differs where nothing but the var does.
+        let mut seen: HashMap<(Option<&str>, &str, &str, Vec<&str>), Digest> = HashMap::new();
+        for (case, drafts) in drafted {
+            for draft in drafts {
+                let name = &case.pipeline.stages[draft.stage].name;
+                if case.variant.is_none() {
+                    as_written.insert((name.clone(), draft.recipe));
+                }
+                for var in case.seeds.keys() {
+                    let others = case.seeds.iter().filter(|(other, _)| *other != var);
+                    let others = others.map(|(_, value)| value.as_str()).collect();
+                    let first = seen.entry((case.variant.as_deref(), name, var, others)).or_insert(draft.recipe);
+                    if *first != draft.recipe {
+                        varied.entry((case.variant.clone(), name.clone())).or_default().insert(var.clone());
+                    }
+                }
+            }
+        }
+        Self { as_written, varied }
+    }
+
+    fn name(&self, case: &CheckedCase, stage: &str, recipe: &Digest) -> String {
+        let id = (stage.to_owned(), *recipe);
+        let variant = case.variant.clone().filter(|_| !self.as_written.contains(&id));
+        let varied = self.varied.get(&(case.variant.clone(), id.0)).into_iter().flatten();
+        let seeds = varied.map(|var| format!("{var}={}", case.seeds[var]));
+        let parts: Vec<String> = variant.into_iter().chain(seeds).collect();
+        if parts.is_empty() { stage.to_owned() } else { format!("{stage}@{}", parts.join(",")) }
+    }
 }
 
 /// Whether what a record only refers to is still what it was: a model folder that stays where the user has it.

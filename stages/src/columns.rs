@@ -364,6 +364,14 @@ impl Segment {
         Self { text: Some(text), special: None, spans }
     }
 
+    /// Puts loss of weight 1 on the last bytes of a text.
+    pub fn weigh_end(&mut self, num_bytes: usize) {
+        let len = self.text.as_ref().map_or(0, String::len);
+        if num_bytes > 0 {
+            self.spans.push(Span { start: len.saturating_sub(num_bytes) as u32, end: len as u32, weight: 1.0 });
+        }
+    }
+
     /// A special token that carries no loss.
     pub fn special(special: Special) -> Self {
         Self { text: None, special: Some(special), spans: Vec::new() }

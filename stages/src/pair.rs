@@ -46,6 +46,24 @@ pub struct Params {
     pub middle_owns_newline: bool,
     /// Whether the response of a conversation closes the fence and ends the turn. Off in the paper's code, where a response ends with its code.
     pub close_fence: bool,
+    /// What of the solution around the middle carries loss too. Pairs share it, so that of a preference loss only what stands behind the
+    /// middle feels it: the suffix in conversations.
+    pub loss: Loss,
+    /// Whether fill-in-the-middle prompts show the suffix.
+    pub suffix: bool,
+}
+
+/// What carries loss.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Loss {
+    /// The middle alone.
+    #[default]
+    Middle,
+    /// The middle and the suffix, which then follows the middle in conversations.
+    Suffix,
+    /// The prefix, the middle and the suffix.
+    PrefixAndSuffix,
 }
 
 /// Which samples can be rejected.
@@ -81,6 +99,8 @@ impl Default for Params {
             prompt: PromptStyle::default(),
             middle_owns_newline: false,
             close_fence: false,
+            loss: Loss::Middle,
+            suffix: true,
         }
     }
 }
@@ -289,12 +309,17 @@ impl PairJob {
             .filter(|_| Random::new(self.params.seed, Pair::NAME, "format", &example_id).uniform() < self.params.alpha);
         let style = &self.params.prompt;
         let query = style.query(&problem.question, problem.tests.style);
-        let prompt = match (fim, hole) {
-            (Some(target), _) => style.fim(&query, &target.prefix, &target.suffix),
+        let mut prompt = match (fim, hole) {
+            (Some(target), _) => {
+                style.fim(&query, &target.prefix, if self.params.suffix { &target.suffix } else { "" })
+            }
             (None, Some(target)) => style.chat(&query, &format!("{}{}", style.prefill, target.prefix)),
             (None, None) => style.chat(&query, &style.opening(problem.starter_code.as_deref())),
         };
-        let response = |tried: Tried<'_>| self.response(tried.text, fim.is_some(), hole.is_some());
+        if let Some(target) = hole {
+            self.weigh_around(&mut prompt, target, fim.is_some());
+        }
+        let response = |tried: Tried<'_>| self.response(tried.text, fim.is_some(), hole);
         Example {
             problem_id: problem.problem_id.clone(),
             block_id: target.map(|target| target.block_id.clone()),
@@ -310,10 +335,26 @@ impl PairJob {
         }
     }
 
+    /// Puts loss on what of the solution stands in the prompt, where it is asked for.
+    fn weigh_around(&self, prompt: &mut [Segment], target: &Target, is_fim: bool) {
+        // The prefix ends the text before the suffix in one format, and the last text of all in the other.
+        let (before, suffix) = if is_fim { (1, Some(3)) } else { (prompt.len() - 1, None) };
+        if self.params.loss == Loss::PrefixAndSuffix {
+            prompt[before].weigh_end(target.prefix.len());
+        }
+        if let Some(suffix) = suffix.filter(|_| self.params.loss != Loss::Middle && self.params.suffix) {
+            prompt[suffix].weigh_end(target.suffix.len());
+        }
+    }
+
     /// A side: all of it carries loss.
-    fn response(&self, text: &str, is_fim: bool, is_hole: bool) -> Vec<Segment> {
+    fn response(&self, text: &str, is_fim: bool, hole: Option<&Target>) -> Vec<Segment> {
         if is_fim {
             return vec![Segment::target(text), Segment::special_target(Special::End)];
+        }
+        let is_hole = hole.is_some();
+        if let Some(target) = hole.filter(|_| self.params.loss != Loss::Middle) {
+            return vec![Segment::target(text), Segment::target(target.suffix.as_str())];
         }
         let owns_newline = is_hole && self.params.middle_owns_newline;
         // Inside a program, the fence is not closed behind the middle: what follows is the suffix.

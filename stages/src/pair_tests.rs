@@ -199,3 +199,32 @@ fn prompt_and_chosen_make_the_program_that_was_judged() {
         assert_eq!(examples[0].num_lines, if kind == "full" { 7 } else { 2 });
     }
 }
+
+/// The texts that carry loss, prompt and chosen side.
+fn weighted(segments: &[Segment]) -> Vec<String> {
+    let of = |segment: &Segment| {
+        let text = segment.text.clone()?;
+        let span = segment.spans.first()?;
+        Some(text[span.start as usize..span.end as usize].to_owned())
+    };
+    segments.iter().filter_map(of).collect()
+}
+
+#[test]
+fn loss_on_what_stands_around_the_middle_and_prompts_without_the_suffix() {
+    let one = |with: Value| pair_with(&with, SAMPLES, "while").rows::<Example>().remove(0);
+    let middle = "while a <= n:\n    b";
+    let chat = one(json!({ "alpha": 0.0, "loss": "suffix" }));
+    assert_eq!((weighted(&chat.prompt), weighted(&chat.chosen)), (vec![], vec![middle.into(), "\nprint(x)\n".into()]));
+    assert_eq!(weighted(&chat.rejected)[1], "\nprint(x)\n");
+    let chat = one(json!({ "alpha": 0.0, "loss": "prefix_and_suffix" }));
+    assert_eq!(weighted(&chat.prompt), ["x = 1\n"]);
+    let fim = one(json!({ "alpha": 1.0, "loss": "prefix_and_suffix" }));
+    assert_eq!(
+        (weighted(&fim.prompt), weighted(&fim.chosen)),
+        (vec!["x = 1\n".into(), "\nprint(x)\n".into()], vec![middle.into()])
+    );
+    let fim = one(json!({ "alpha": 1.0, "loss": "suffix", "suffix": false }));
+    assert!(written(&fim.prompt).ends_with("x = 1\n<fim_suffix><fim_middle>"), "{}", written(&fim.prompt));
+    assert_eq!(weighted(&fim.prompt), [""; 0]);
+}
