@@ -118,20 +118,29 @@ impl Cache {
         name: &str,
         accept: impl Fn(&T) -> bool,
     ) -> Result<Option<(PastRun, T)>, CacheError> {
-        for run in self.past_runs()?.into_iter().rev() {
-            if run.name != name || !run.has_summary {
-                continue;
-            }
-            let path = run.folder.join(SUMMARY);
-            let text = fs::read(&path).map_err(|error| CacheError::io("reading the history", &path, error))?;
-            match serde_json::from_slice::<T>(&text) {
-                Ok(summary) if accept(&summary) => return Ok(Some((run, summary))),
-                Ok(_) => {}
-                // An older version's summary, or a damaged one.
-                Err(error) => self.note_damage(Damage { path, problem: format!("cannot be understood: {error}") }),
+        for run in self.past_runs()?.into_iter().rev().filter(|run| run.name == name) {
+            if let Some(summary) = self.summary::<T>(&run)?.filter(&accept) {
+                return Ok(Some((run, summary)));
             }
         }
         Ok(None)
+    }
+
+    /// Returns the summary of a run; none if the run did not come to its end, or the summary cannot be understood.
+    ///
+    /// # Errors
+    /// `NoPermission` or `Io`.
+    pub fn summary<T: DeserializeOwned>(&self, run: &PastRun) -> Result<Option<T>, CacheError> {
+        if !run.has_summary {
+            return Ok(None);
+        }
+        let path = run.folder.join(SUMMARY);
+        let text = fs::read(&path).map_err(|error| CacheError::io("reading the history", &path, error))?;
+        let summary = serde_json::from_slice::<T>(&text);
+        // An older version's summary, or a damaged one.
+        Ok(summary
+            .map_err(|error| self.note_damage(Damage { path, problem: format!("cannot be understood: {error}") }))
+            .ok())
     }
 }
 

@@ -4,8 +4,18 @@ use super::key::KeyFields;
 use serde_json::Value;
 use std::collections::BTreeMap;
 
-/// Says in a line each what differs. `inputs_changed` names the ports whose input has new content, with the stage it comes from.
-pub fn differences(before: &KeyFields, now: &KeyFields, sources: &BTreeMap<String, String>) -> Vec<String> {
+/// What of a stage differs besides its inputs.
+pub fn own_differences(before: &KeyFields, now: &KeyFields) -> Vec<String> {
+    let now = KeyFields { inputs: before.inputs.clone(), ..now.clone() };
+    differences(before, &now, &BTreeMap::new())
+}
+
+/// Says in a line each what differs. `sources`: where each input comes from, and what is known of how it changed.
+pub fn differences(
+    before: &KeyFields,
+    now: &KeyFields,
+    sources: &BTreeMap<String, (String, Option<String>)>,
+) -> Vec<String> {
     let mut found = Vec::new();
     if before.kind != now.kind {
         return vec![format!("kind {} -> {}", before.kind, now.kind)];
@@ -27,11 +37,19 @@ pub fn differences(before: &KeyFields, now: &KeyFields, sources: &BTreeMap<Strin
     }
     let ports = before.inputs.keys().chain(now.inputs.keys()).collect::<std::collections::BTreeSet<_>>();
     for port in ports {
-        let source = sources.get(port).map_or(String::new(), |source| format!(" ({source})"));
+        let (source, how) = match sources.get(port) {
+            Some((source, how)) => (format!(" ({source})"), how.as_deref()),
+            None => (String::new(), None),
+        };
         match (before.inputs.get(port), now.inputs.get(port)) {
             (None, Some(_)) => found.push(format!("input {port}{source} connected")),
             (Some(_), None) => found.push(format!("input {port} no longer connected")),
-            (Some(was), Some(is)) if was != is => found.push(format!("input {port}{source} changed")),
+            (Some(was), Some(is)) if was != is => {
+                found.push(how.map_or_else(
+                    || format!("input {port}{source} changed"),
+                    |how| format!("input {port}{source}: {how}"),
+                ));
+            }
             _ => {}
         }
     }
@@ -75,7 +93,8 @@ mod tests {
         let mut now =
             KeyFields::new("pair", 4, json!({ "alpha": 0.3, "objective": { "sft": {} }, "path": { "$digest": "b" } }));
         now.inputs.insert("problems".into(), Digest::of_bytes(b"new"));
-        let sources = BTreeMap::from([("problems".to_owned(), "clean".to_owned())]);
+        let sources =
+            BTreeMap::from([("problems".to_owned(), ("clean".to_owned(), Some("12 rows changed".to_owned())))]);
         assert_eq!(
             differences(&before, &now, &sources),
             [
@@ -84,7 +103,7 @@ mod tests {
                 "objective.dpo {\"beta\":0.1} -> null",
                 "objective.sft null -> {}",
                 "file of path changed",
-                "input problems (clean) changed",
+                "input problems (clean): 12 rows changed",
             ]
         );
         assert!(differences(&now, &now, &sources).is_empty());

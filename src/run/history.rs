@@ -5,7 +5,7 @@ use super::{Ended, Report, RunError};
 use crate::cache::{Cache, CacheError, RunEntry};
 use crate::plan::key::KeyFields;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::SystemTime;
 
 /// What a run came to.
@@ -30,6 +30,12 @@ pub struct StageNote {
     pub ran: bool,
     /// Seconds by the clock that it took when it ran, in this run or an earlier one.
     pub wall_s: f64,
+    /// Seconds of CPU.
+    #[serde(default)]
+    pub cpu_s: f64,
+    /// `cpu`, or the accelerator that did it.
+    #[serde(default)]
+    pub device: String,
     /// Rows of its first table.
     pub rows: Option<u64>,
 }
@@ -102,6 +108,8 @@ pub(super) fn finish(
             fields: planned.steps[step].fields.clone(),
             ran: matches!(ended, Ended::Ran(_)),
             wall_s: record.cost.wall_s,
+            cpu_s: record.cost.cpu_s,
+            device: record.machine.device.clone(),
             rows: super::first_rows(planned, step, record),
         };
         stages.insert(name.clone(), note);
@@ -111,15 +119,37 @@ pub(super) fn finish(
     Ok(())
 }
 
-/// What is known of each stage from earlier runs of this pipeline with the same `--limit`: from the last complete run, and for a
-/// stage that is not in it from the newest run.
+/// How many earlier runs are looked at for a stage that is not in the newest.
+const RUNS_READ: usize = 16;
+
+/// What is known of the steps from earlier runs of this pipeline with the same `--limit`, by the name that they had: from the last
+/// complete run that has them, else from the newest that has.
 ///
 /// # Errors
 /// Where the history cannot be read.
-pub fn last_notes(cache: &Cache, pipeline: &str, limit: Option<u64>) -> Result<BTreeMap<String, StageNote>, RunError> {
-    let newest = cache.last_run::<Summary>(pipeline, |summary| summary.limit == limit)?;
-    let complete = cache.last_run::<Summary>(pipeline, |summary| summary.complete && summary.limit == limit)?;
-    let mut notes = newest.map(|(_, summary)| summary.stages).unwrap_or_default();
-    notes.extend(complete.map(|(_, summary)| summary.stages).unwrap_or_default());
+pub fn last_notes(
+    cache: &Cache,
+    planned: &Planned,
+    limit: Option<u64>,
+) -> Result<HashMap<String, StageNote>, RunError> {
+    let mut missing: HashSet<String> =
+        (0..planned.steps.len()).flat_map(|step| super::outlook::names_of(planned, step)).collect();
+    let (mut notes, mut incomplete) = (HashMap::new(), HashMap::new());
+    for run in cache.past_runs()?.into_iter().rev().filter(|run| run.name == planned.name()).take(RUNS_READ) {
+        let Some(summary) = cache.summary::<Summary>(&run)?.filter(|summary| summary.limit == limit) else { continue };
+        for (name, note) in summary.stages {
+            if !summary.complete {
+                incomplete.entry(name).or_insert(note);
+            } else if missing.remove(&name) {
+                notes.insert(name, note);
+            }
+        }
+        if missing.is_empty() {
+            break;
+        }
+    }
+    for (name, note) in incomplete {
+        notes.entry(name).or_insert(note);
+    }
     Ok(notes)
 }

@@ -262,6 +262,10 @@ pub struct Example {
     pub problem_id: String,
     /// The block it is about, where there is one.
     pub block_id: Option<String>,
+    /// The sample that is the preferred side, where it is one.
+    pub chosen_id: Option<String>,
+    /// The sample that is the other side, where it is one.
+    pub rejected_id: Option<String>,
     /// That block's kind.
     pub block_kind: Option<String>,
     /// Lines of the reference block, or of the response.
@@ -287,6 +291,10 @@ pub struct OrderedExample {
     pub problem_id: String,
     /// The block it is about, where there is one.
     pub block_id: Option<String>,
+    /// The sample that is the preferred side, where it is one.
+    pub chosen_id: Option<String>,
+    /// The sample that is the other side, where it is one.
+    pub rejected_id: Option<String>,
     /// That block's kind.
     pub block_kind: Option<String>,
     /// Lines of the reference block, or of the response.

@@ -47,7 +47,7 @@ pub enum By {
 impl Stage for CurriculumSort {
     type Params = Params;
     const NAME: &'static str = "curriculum-sort";
-    const VERSION: u32 = 2;
+    const VERSION: u32 = 3;
     const ABOUT: &'static str = "Orders examples from easy to hard, by the columns `bucket` and `position`.";
     const EXAMPLE: &'static str = "\
 problems: { use: load, with: { path: ../examples/problems/align.jsonl, limit: 12 } }
@@ -121,6 +121,8 @@ impl WholeJob for SortJob {
                 example_id: example.example_id,
                 problem_id: example.problem_id,
                 block_id: example.block_id,
+                chosen_id: example.chosen_id,
+                rejected_id: example.rejected_id,
                 block_kind: example.block_kind,
                 num_lines: example.num_lines,
                 depth: example.depth,
@@ -145,6 +147,8 @@ mod tests {
             example_id: id.into(),
             problem_id: "p".into(),
             block_id: None,
+            chosen_id: None,
+            rejected_id: None,
             block_kind: Some("if".into()),
             num_lines,
             depth,

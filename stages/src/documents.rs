@@ -73,7 +73,7 @@ pub struct Taught {
 impl Stage for Documents {
     type Params = Params;
     const NAME: &'static str = "documents";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const ABOUT: &'static str = "Makes problems into documents to pre-train or fine-tune on: question -> solution, and fill-in-the-middle whose middles are blocks of the syntax tree or spans of lines.";
     const EXAMPLE: &'static str = "\
 problems: { use: synthesize, with: { split: base, count: 8, seed: 1 } }
@@ -164,6 +164,8 @@ impl DocumentsJob {
             example_id: stable_id(&[Documents::NAME, &problem.problem_id, &number.to_string()]),
             problem_id: problem.problem_id.clone(),
             block_id: None,
+            chosen_id: None,
+            rejected_id: None,
             block_kind: middle.as_ref().map(|span| span.kind.as_str().to_owned()),
             num_lines: middle.as_ref().map_or_else(|| solution.lines().count() as u32, |span| span.num_lines),
             depth: middle.as_ref().map_or(0, |span| span.depth),

@@ -158,7 +158,7 @@ impl Target {
 impl Stage for Pair {
     type Params = Params;
     const NAME: &'static str = "pair";
-    const VERSION: u32 = 2;
+    const VERSION: u32 = 3;
     const ABOUT: &'static str =
         "Makes preference pairs: a wrong sample, and the passing sample of the same target that is nearest to it.";
     const EXAMPLE: &'static str = "\
@@ -323,6 +323,8 @@ impl PairJob {
         Example {
             problem_id: problem.problem_id.clone(),
             block_id: target.map(|target| target.block_id.clone()),
+            chosen_id: Some(chosen.sample_id.to_owned()),
+            rejected_id: Some(rejected.sample_id.to_owned()),
             block_kind: target.map(|target| target.kind.clone()),
             num_lines: target
                 .map_or_else(|| chosen.text.trim_start_matches('\n').lines().count() as u32, |target| target.num_lines),

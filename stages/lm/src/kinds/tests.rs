@@ -103,6 +103,8 @@ fn examples() -> Vec<OrderedExample> {
                 example_id: format!("example-{i}"),
                 problem_id: format!("problem-{i}"),
                 block_id: None,
+                chosen_id: None,
+                rejected_id: None,
                 block_kind: None,
                 num_lines: 1,
                 depth: 0,
