@@ -4,8 +4,9 @@
 //! `maps/<family>/` holds one record for every batch that was finished, whichever run, pipeline or machine did it.
 //! A batch's borders enter no key: reuse is by the unit.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -82,39 +83,114 @@ pub enum UnitPlace {
     },
 }
 
-/// What is known of a family's units.
+impl BatchRecord {
+    /// Returns the name it is filed under, which is that of its units: two processes that did the same batch write one
+    /// file, and the first stands.
+    pub(super) fn file_name(&self) -> Digest {
+        Digest::of_parts("ablate batch v1", self.units.iter().map(|unit| unit.key))
+    }
+}
+
+/// What is known of a family's units, at some fifty bytes a unit: a stage may have millions.
 #[derive(Debug, Clone, Default)]
 pub struct Family {
-    /// Where each finished unit's result is, by unit key. Of two batches with the same unit the one whose record's
-    /// name comes first counts, so that every reader finds the same rows.
-    pub units: HashMap<Digest, UnitPlace>,
+    /// Of two batches with the same unit the one whose record's name comes first counts, so that every reader finds the
+    /// same rows.
+    places: HashMap<Digest, Place>,
+    /// The blobs of all batches and how many rows each has.
+    blobs: Vec<(Blob, u64)>,
+    reasons: Vec<String>,
+    drops: Vec<(u32, Option<Box<str>>)>,
+    /// Records that were read, or written by ourselves, so that they are not read again.
+    pub(super) read: HashSet<String>,
     /// What all its batches took together; the mean per unit is the estimate for the next.
     pub cost: Cost,
 }
 
+/// [`UnitPlace`], by number.
+#[derive(Debug, Clone, Copy)]
+enum Place {
+    Nothing,
+    Rows { blob: u32, start: u32, len: u32 },
+    Dropped(u32),
+}
+
 impl Family {
     /// Returns where a unit's result is.
-    pub fn get(&self, unit: &Digest) -> Option<&UnitPlace> {
-        self.units.get(unit)
+    pub fn get(&self, unit: &Digest) -> Option<UnitPlace> {
+        Some(match *self.places.get(unit)? {
+            Place::Nothing => UnitPlace::Rows { blob: None, rows: 0..0, blob_rows: 0 },
+            Place::Rows { blob, start, len } => {
+                let (blob, blob_rows) = self.blobs[blob as usize];
+                UnitPlace::Rows {
+                    blob: Some(blob),
+                    rows: u64::from(start)..u64::from(start) + u64::from(len),
+                    blob_rows,
+                }
+            }
+            Place::Dropped(drop) => {
+                let (reason, detail) = &self.drops[drop as usize];
+                let reason = self.reasons[*reason as usize].clone();
+                UnitPlace::Dropped { reason, detail: detail.as_deref().map(str::to_owned) }
+            }
+        })
+    }
+
+    /// Returns whether a unit is done.
+    pub fn has(&self, unit: &Digest) -> bool {
+        self.places.contains_key(unit)
+    }
+
+    /// Returns whether a unit is done and gave no rows for a reason.
+    pub fn is_dropped(&self, unit: &Digest) -> bool {
+        matches!(self.places.get(unit), Some(Place::Dropped(_)))
+    }
+
+    /// Returns how many units are done.
+    pub fn len(&self) -> usize {
+        self.places.len()
+    }
+
+    /// Returns whether no unit is done.
+    pub fn is_empty(&self) -> bool {
+        self.places.is_empty()
     }
 
     /// Adds a batch that was just committed. A unit that is known already keeps its place.
     pub fn add(&mut self, batch: &BatchRecord) {
+        self.read.insert(batch.file_name().to_string());
+        self.add_read(batch);
+    }
+
+    pub(super) fn add_read(&mut self, batch: &BatchRecord) {
         self.cost.wall_s += batch.cost.wall_s;
         self.cost.cpu_s += batch.cost.cpu_s;
         self.cost.peak_memory_bytes = self.cost.peak_memory_bytes.max(batch.cost.peak_memory_bytes);
+        let blob = self.blobs.len() as u32;
+        self.blobs.extend(batch.rows.as_ref().map(|part| (part.blob, part.blob_rows)));
         for unit in &batch.units {
-            self.units.entry(unit.key).or_insert_with(|| match &unit.outcome {
-                UnitOutcome::Rows(rows) => UnitPlace::Rows {
-                    blob: batch.rows.as_ref().map(|part| part.blob),
-                    rows: rows.clone(),
-                    blob_rows: batch.rows.as_ref().map_or(0, |part| part.blob_rows),
-                },
-                UnitOutcome::Dropped { reason, detail } => {
-                    UnitPlace::Dropped { reason: reason.clone(), detail: detail.clone() }
+            if self.places.contains_key(&unit.key) {
+                continue;
+            }
+            let place = match &unit.outcome {
+                UnitOutcome::Rows(rows) if rows.is_empty() => Place::Nothing,
+                UnitOutcome::Rows(rows) => {
+                    Place::Rows { blob, start: rows.start as u32, len: (rows.end - rows.start) as u32 }
                 }
-            });
+                UnitOutcome::Dropped { reason, detail } => self.dropped(reason, detail.as_deref()),
+            };
+            self.places.insert(unit.key, place);
         }
+    }
+
+    fn dropped(&mut self, reason: &str, detail: Option<&str>) -> Place {
+        let known = self.reasons.iter().position(|known| known == reason);
+        let reason = known.unwrap_or_else(|| {
+            self.reasons.push(reason.to_owned());
+            self.reasons.len() - 1
+        });
+        self.drops.push((reason as u32, detail.map(Into::into)));
+        Place::Dropped(self.drops.len() as u32 - 1)
     }
 
     /// Returns the table of these units' rows: what a map stage records when all its units are done.
@@ -123,16 +199,25 @@ impl Family {
     /// # Errors
     /// The first unit that is not known.
     pub fn table<'a>(&self, units: impl IntoIterator<Item = &'a Digest>) -> Result<Table, Digest> {
-        let mut places = Vec::new();
+        // Neighbours are joined at once: units in the order of their batch are one range, however many they are.
+        let mut order: Vec<u32> = Vec::new();
+        let mut ranges: BTreeMap<u32, Vec<Range<u64>>> = BTreeMap::new();
         for unit in units {
-            match self.units.get(unit).ok_or(*unit)? {
-                UnitPlace::Rows { blob: Some(blob), rows, blob_rows } if !rows.is_empty() => {
-                    places.push((*blob, *blob_rows, rows.clone()));
-                }
-                UnitPlace::Rows { .. } | UnitPlace::Dropped { .. } => {}
+            let Place::Rows { blob, start, len } = *self.places.get(unit).ok_or(*unit)? else { continue };
+            let (start, end) = (u64::from(start), u64::from(start) + u64::from(len));
+            let found = ranges.entry(blob).or_insert_with(|| {
+                order.push(blob);
+                Vec::new()
+            });
+            match found.last_mut() {
+                Some(last) if last.end == start => last.end = end,
+                _ => found.push(start..end),
             }
         }
-        Ok(Table::from_ranges(places))
+        Ok(Table::from_ranges(order.into_iter().flat_map(|number| {
+            let (blob, blob_rows) = self.blobs[number as usize];
+            ranges.remove(&number).into_iter().flatten().map(move |range| (blob, blob_rows, range))
+        })))
     }
 }
 
@@ -151,6 +236,39 @@ impl Cache {
     /// # Errors
     /// `Io` or `NoPermission` if the family's folder is there and cannot be listed.
     pub fn family(&self, family: &Digest) -> Result<Family, CacheError> {
+        let mut known = Family::default();
+        self.refresh_family(family, &mut known)?;
+        Ok(known)
+    }
+
+    /// Adds what others have recorded since `known` was read.
+    ///
+    /// # Errors
+    /// As [`Cache::family`].
+    pub fn refresh_family(&self, family: &Digest, known: &mut Family) -> Result<(), CacheError> {
+        // A record that is gone between the listing and the reading was put into a larger one, which is there by then.
+        let mut again = true;
+        while again {
+            again = false;
+            for path in self.batch_paths(family)? {
+                let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+                if known.read.contains(&name) {
+                    continue;
+                }
+                match self.read_batch(&path, family) {
+                    Some(batch) => {
+                        known.add_read(&batch);
+                        known.read.insert(name);
+                    }
+                    None => again |= !path.exists(),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The records of a family, in the order in which they count.
+    pub(super) fn batch_paths(&self, family: &Digest) -> Result<Vec<PathBuf>, CacheError> {
         let folder = self.layout().family(family);
         let failed = |error| CacheError::io("reading the finished batches", &folder, error);
         let mut paths = Vec::new();
@@ -160,21 +278,22 @@ impl Cache {
                     paths.push(entry.map_err(failed)?.path());
                 }
             }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Family::default()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             Err(error) => return Err(failed(error)),
         }
         paths.sort();
-        let mut known = Family::default();
-        for path in paths {
-            let Some(batch) = self.read_sealed::<BatchRecord>(&path, Some(family), RECORD_FORMAT) else { continue };
-            if let Some(part) = batch.rows.as_ref().filter(|part| !self.has(&part.blob)) {
-                let problem = format!("counts as absent: object {} is not in the store", part.blob.hash.short());
-                self.note_damage(Damage { path, problem });
-                continue;
-            }
-            known.add(&batch);
+        Ok(paths)
+    }
+
+    /// A record whose blob is there.
+    pub(super) fn read_batch(&self, path: &Path, family: &Digest) -> Option<BatchRecord> {
+        let batch = self.read_sealed::<BatchRecord>(path, Some(family), RECORD_FORMAT)?;
+        if let Some(part) = batch.rows.as_ref().filter(|part| !self.has(&part.blob)) {
+            let problem = format!("counts as absent: object {} is not in the store", part.blob.hash.short());
+            self.note_damage(Damage { path: path.to_owned(), problem });
+            return None;
         }
-        Ok(known)
+        Some(batch)
     }
 
     /// Records a finished batch.
@@ -183,28 +302,11 @@ impl Cache {
     /// `BadRecord` or `MissingObject` if the record is not consistent or its blob is not stored;
     /// `DiskFull`, `NoPermission`, `ReadOnly` or `Io`.
     pub fn commit_batch(&self, batch: &BatchRecord) -> Result<(), CacheError> {
-        let refuse = |problem: String| CacheError::BadRecord { kind: "batch".to_owned(), problem };
-        if batch.format != RECORD_FORMAT {
-            return Err(refuse(format!("expected format {RECORD_FORMAT}, got {}", batch.format)));
-        }
-        let blob_rows = batch.rows.as_ref().map_or(0, |part| part.blob_rows);
-        for unit in &batch.units {
-            if let UnitOutcome::Rows(rows) = &unit.outcome
-                && (rows.start > rows.end || rows.end > blob_rows)
-            {
-                let (start, end) = (rows.start, rows.end);
-                return Err(refuse(format!(
-                    "unit {}: expected rows within 0..{blob_rows}, got {start}..{end}",
-                    unit.key
-                )));
-            }
-        }
+        check_batch(batch)?;
         if let Some(part) = batch.rows.as_ref().filter(|part| !self.has(&part.blob)) {
             return Err(CacheError::MissingObject { hash: part.blob.hash });
         }
-        // The name is that of the units: two processes that did the same batch write one file, the first stands.
-        let name = Digest::of_parts("ablate batch v1", batch.units.iter().map(|unit| unit.key));
-        let path = self.layout().batch(&batch.family, &name);
+        let path = self.layout().batch(&batch.family, &batch.file_name());
         let text = encode(batch, "batch")?;
         let doing = "recording a finished batch";
         if self.write_new(&path, &text, doing)? {
@@ -216,4 +318,22 @@ impl Cache {
         }
         self.write_whole(&path, &text, doing)
     }
+}
+
+/// Refuses a record that is not consistent.
+pub(super) fn check_batch(batch: &BatchRecord) -> Result<(), CacheError> {
+    let refuse = |problem: String| CacheError::BadRecord { kind: "batch".to_owned(), problem };
+    if batch.format != RECORD_FORMAT {
+        return Err(refuse(format!("expected format {RECORD_FORMAT}, got {}", batch.format)));
+    }
+    let blob_rows = batch.rows.as_ref().map_or(0, |part| part.blob_rows);
+    for unit in &batch.units {
+        if let UnitOutcome::Rows(rows) = &unit.outcome
+            && (rows.start > rows.end || rows.end > blob_rows)
+        {
+            let (start, end) = (rows.start, rows.end);
+            return Err(refuse(format!("unit {}: expected rows within 0..{blob_rows}, got {start}..{end}", unit.key)));
+        }
+    }
+    Ok(())
 }

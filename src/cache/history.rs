@@ -203,8 +203,12 @@ impl RunEntry {
     /// # Errors
     /// `DiskFull`, `NoPermission`, `ReadOnly` or `Io`.
     pub fn link_output(&self, name: &str, view: &Path) -> Result<(), CacheError> {
-        let path = self.folder.join(name.replace('/', "+"));
-        replace_link(&path, view)
+        replace_link(&self.output_path(name), view)
+    }
+
+    /// Returns where [`RunEntry::link_output`] links an output.
+    pub fn output_path(&self, name: &str) -> PathBuf {
+        self.folder.join(name.replace('/', "+"))
     }
 
     /// Writes the summary, which ends the entry, and makes it the latest.

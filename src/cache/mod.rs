@@ -9,7 +9,7 @@
 //!   .subset_digest / .declared_digest(&output, columns) -> Digest    subset.rs
 //!   .action(&key) / .recipe(&recipe) -> Option<Record>                record.rs
 //!   .commit(Record) / .link_recipe(&recipe, &key)                     record.rs
-//!   .family(&family) -> Family { units } / .commit_batch(BatchRecord) family.rs
+//!   .family(&family) -> Family / .commit_batch(BatchRecord)           family.rs
 //!   .put_folder(..) -> FilesOutput                                    files.rs
 //!   .digest_path(&path) -> PathDigest                                 files.rs
 //!   .view(&Output) -> folder of hard links                            view.rs

@@ -61,6 +61,23 @@ impl TablePart {
     pub fn rows(&self) -> u64 {
         self.ranges.as_ref().map_or(self.blob_rows, |ranges| ranges.iter().map(|range| range.end - range.start).sum())
     }
+
+    /// Returns the part without the first `skip` rows that belong.
+    #[must_use]
+    pub fn without_first(&self, mut skip: u64) -> Self {
+        if skip == 0 {
+            return self.clone();
+        }
+        let all = || std::iter::once(0..self.blob_rows).collect();
+        let mut ranges: Vec<Range<u64>> = self.ranges.clone().unwrap_or_else(all);
+        ranges.retain_mut(|range| {
+            let skipped = skip.min(range.end - range.start);
+            range.start += skipped;
+            skip -= skipped;
+            !range.is_empty()
+        });
+        Self { blob: self.blob, blob_rows: self.blob_rows, ranges: Some(ranges) }
+    }
 }
 
 impl From<TablePart> for Table {
@@ -204,6 +221,7 @@ impl Cache {
             cache: self.clone(),
             schema,
             left: table.parts.iter().cloned().collect(),
+            batch_rows: BATCH_ROWS,
             current: None,
             failed: false,
         })
@@ -327,6 +345,7 @@ pub struct TableReader {
     cache: Cache,
     schema: SchemaRef,
     left: VecDeque<TablePart>,
+    batch_rows: usize,
     current: Option<(PathBuf, ParquetRecordBatchReader)>,
     failed: bool,
 }
@@ -335,6 +354,13 @@ impl TableReader {
     /// Returns the columns of the batches.
     pub fn schema(&self) -> &SchemaRef {
         &self.schema
+    }
+
+    /// Reads at most so many rows at once.
+    #[must_use]
+    pub fn with_batch_rows(mut self, rows: usize) -> Self {
+        self.batch_rows = rows;
+        self
     }
 
     fn open(&self, part: &TablePart) -> Result<(PathBuf, ParquetRecordBatchReader), CacheError> {
@@ -355,7 +381,7 @@ impl TableReader {
             roots.push(builder.schema().index_of(field.name()).expect("the field was just found"));
         }
         let mask = ProjectionMask::roots(builder.parquet_schema(), roots);
-        let mut builder = builder.with_batch_size(BATCH_ROWS).with_projection(mask);
+        let mut builder = builder.with_batch_size(self.batch_rows).with_projection(mask);
         if let Some(ranges) = &part.ranges {
             let ranges = ranges.iter().map(|range| range.start as usize..range.end as usize);
             builder =

@@ -1,6 +1,6 @@
 //! Progress on standard error: one line a running stage on a terminal, plain lines elsewhere, or events as JSON on standard output.
 
-use crate::run::event::{Event, Observer};
+use crate::run::event::{Ahead, Event, Observer, Timed};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
@@ -21,8 +21,8 @@ pub fn observer(json: bool) -> Box<dyn Observer> {
 struct JsonEvents;
 
 impl Observer for JsonEvents {
-    fn observe(&self, event: &Event) {
-        let line = serde_json::to_string(event).expect("events are plain data");
+    fn observe(&self, timed: &Timed<'_>) {
+        let line = serde_json::to_string(timed).expect("events are plain data");
         // A reader that is gone does not end the run.
         let _ = writeln!(std::io::stdout(), "{line}");
     }
@@ -50,8 +50,8 @@ impl Lines {
 }
 
 impl Observer for Lines {
-    fn observe(&self, event: &Event) {
-        let line = match event {
+    fn observe(&self, timed: &Timed<'_>) {
+        let line = match timed.event {
             Event::StageProgress { stage, done, total, note } => {
                 self.is_due(stage).then(|| format!("  {stage:24} {done} of {total}  {note}"))
             }
@@ -72,7 +72,7 @@ impl Bars {
     fn bar(&self, stage: &str) -> ProgressBar {
         let mut bars = self.bars.lock().unwrap_or_else(PoisonError::into_inner);
         let bar = bars.entry(stage.to_owned()).or_insert_with(|| {
-            let style = "{prefix:20} {wide_bar} {pos}/{len} {per_sec} {eta} {msg}";
+            let style = "{prefix:20} {wide_bar} {human_pos} of {human_len}, {per_sec}, {eta} left {msg}";
             let style = ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar());
             let bar = self.all.add(ProgressBar::new(0).with_style(style).with_prefix(stage.to_owned()));
             bar.enable_steady_tick(Duration::from_millis(200));
@@ -83,7 +83,8 @@ impl Bars {
 }
 
 impl Observer for Bars {
-    fn observe(&self, event: &Event) {
+    fn observe(&self, timed: &Timed<'_>) {
+        let event = timed.event;
         match event {
             Event::StageStarted { stage, units, reused } => {
                 let bar = self.bar(stage);
@@ -133,12 +134,21 @@ fn line(event: &Event) -> Option<String> {
             let dropped = if dropped.is_empty() { String::new() } else { format!("; dropped: {}", dropped.join(", ")) };
             format!("  {stage:24} done      {}  {wall_s:.1} s, {cpu_s:.1} CPU-s{dropped}", rows(n))
         }
+        Event::StageWaiting { stage, holder } => {
+            format!("  {stage:24} waits     for {}", holder.as_deref().unwrap_or("another process"))
+        }
+        Event::StageAhead { stage, worker: Ahead::Ends, units } => {
+            format!("  {stage:24} ahead     {units} units done while the stage above runs")
+        }
+        Event::WorkerDied { stage, how } => {
+            format!("  {stage:24} worker    {how}; what it had is handed out again")
+        }
         Event::StageFailed { stage, error } => format!("  {stage:24} FAILED    {error}"),
         Event::StageSkipped { stage, because } => format!("  {stage:24} skipped   because of {because}"),
         Event::RunFinished { ran, cached, failed, wall_s } => {
             let failed = if *failed == 0 { String::new() } else { format!(", {failed} failed or skipped") };
             format!("{ran} stages ran, {cached} cached{failed}, {wall_s:.1} s")
         }
-        Event::StageProgress { .. } => return None,
+        Event::StageProgress { .. } | Event::StageAhead { worker: Ahead::Begins, .. } => return None,
     })
 }

@@ -1,210 +1,128 @@
-//! The work of a map stage: its units, which of them the cache has, and batches of the others.
+//! The work of a map stage: which of its units the cache has, batches of the others, and what becomes of them.
 //!
 //! Any number of workers pull batches and deliver them; each is committed when it is delivered. Batches are sized by measured time.
+//! When a worker dies, its unfinished batches are cut in halves and handed out again, each to a worker that gets nothing else:
+//! so a unit that kills its workers is found by bisection, and fails alone.
 
-use super::RunError;
+use super::claims::{Claim, Claims, Ledger};
+use super::units::Units;
+use super::{RunError, lock};
 use crate::cache::{
-    BatchRecord, BatchUnit, Cache, Cost, Digest, Family, RECORD_FORMAT, Table, UnitOutcome, UnitPlace, host_name,
-    row_digests,
+    BatchRecord, BatchUnit, Cache, Cost, Digest, RECORD_FORMAT, Table, TablePart, UnitOutcome, UnitPlace, host_name,
 };
-use crate::plan::key::unit_key;
 use ablate_stages::columns::Dropped;
-use ablate_stages::job::{FinishedBatch, LookupTable, UnitAnswer, UnitBatch};
+use ablate_stages::job::{FinishedBatch, UnitAnswer, UnitBatch};
 use ablate_stages::stage::StageError;
-use arrow::array::{Array, RecordBatch, StringArray};
-use arrow::compute::interleave_record_batch;
-use arrow::datatypes::{DataType, SchemaRef};
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ops::Range;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 /// Below this a batch would cost as much to commit as to do.
 const LEAST_S: f64 = 0.2;
-
-/// A table in memory, whose rows are named by batch and row.
-#[derive(Debug)]
-pub(super) struct Rows {
-    batches: Vec<RecordBatch>,
-    schema: SchemaRef,
-}
-
-/// A row of [`Rows`].
-type Place = (usize, usize);
-
-impl Rows {
-    /// The batches of one table.
-    pub(super) fn new(batches: Vec<RecordBatch>, schema: SchemaRef) -> Self {
-        Self { batches, schema }
-    }
-
-    fn places(&self) -> impl Iterator<Item = Place> + '_ {
-        self.batches.iter().enumerate().flat_map(|(batch, rows)| (0..rows.num_rows()).map(move |row| (batch, row)))
-    }
-
-    fn take(&self, places: &[Place]) -> Result<RecordBatch, StageError> {
-        if places.is_empty() {
-            return Ok(RecordBatch::new_empty(SchemaRef::clone(&self.schema)));
-        }
-        Ok(interleave_record_batch(&self.batches.iter().collect::<Vec<_>>(), places)?)
-    }
-
-    fn digests(&self) -> Result<Vec<Vec<Digest>>, RunError> {
-        let names: Vec<&str> = self.schema.fields().iter().map(|field| field.name().as_str()).collect();
-        self.batches.iter().map(|batch| Ok(row_digests(batch, &names)?)).collect()
-    }
-
-    /// A column's values as text, batch by batch.
-    fn texts(&self, column: &str) -> Result<Vec<Vec<Option<String>>>, StageError> {
-        self.batches
-            .iter()
-            .map(|batch| {
-                let values = batch
-                    .column_by_name(column)
-                    .ok_or_else(|| StageError::failed(format!("column `{column}` is missing")))?;
-                let texts = arrow::compute::cast(values, &DataType::Utf8)?;
-                let texts = texts.as_any().downcast_ref::<StringArray>().expect("cast to strings above");
-                Ok((0..texts.len()).map(|i| texts.is_valid(i).then(|| texts.value(i).to_owned())).collect())
-            })
-            .collect()
-    }
-}
-
-/// A lookup port: its table, the id column, and whether an id may have any number of rows.
-pub(super) struct LookupPort {
-    /// The port.
-    pub(super) name: String,
-    /// The id column.
-    pub(super) by: String,
-    /// Whether an id may have any number of rows.
-    pub(super) many: bool,
-    /// The table.
-    pub(super) rows: Rows,
-}
-
-#[derive(Debug)]
-struct Unit {
-    id: String,
-    key: Digest,
-    rows: Vec<Place>,
-}
+/// Units of the first batch, which measures.
+const FIRST_UNITS: usize = 32;
+/// Units of a batch, at most.
+const MOST_UNITS: usize = 8192;
+/// How often a unit that a worker has to itself may kill it.
+const MOST_KILLS: u32 = 2;
+/// How often workers may die before one of them delivers something again.
+const MOST_DEATHS: u32 = 24;
 
 /// The work of one map stage.
 pub(super) struct MapWork {
-    port: String,
-    rows: Rows,
-    lookups: Vec<IndexedLookup>,
-    units: Vec<Unit>,
-    family: Digest,
+    cache: Cache,
+    units: RwLock<Units>,
+    claims: Arc<Claims>,
+    owner: u64,
     target_s: f64,
     state: Mutex<State>,
 }
 
+#[derive(Default)]
 struct State {
-    known: Family,
-    pending: Vec<usize>,
-    out: HashMap<u64, (Vec<usize>, Instant)>,
+    /// Taken from the end.
+    pending: Vec<u32>,
+    /// Batches that were out with a worker when it died.
+    suspects: Vec<Vec<u32>>,
+    out: BTreeMap<u64, Out>,
+    /// Workers that have a suspect batch and get no other.
+    with_suspects: BTreeSet<u64>,
+    kills: BTreeMap<u32, u32>,
+    deaths: u32,
     next_batch: u64,
+    next_worker: u64,
     num_done: u64,
-    seconds_per_unit: Option<f64>,
-    failures: Vec<(String, String)>,
     num_run: u64,
+    seconds_per_unit: Option<f64>,
+    failures: Vec<(u32, String)>,
+    is_closed: bool,
+}
+
+/// A batch that is being worked on.
+struct Out {
+    members: Vec<u32>,
+    worker: u64,
+    started: Instant,
 }
 
 impl MapWork {
     /// Looks every unit up.
     ///
     /// # Errors
-    /// Where an id is missing or not unique in a lookup table, or the cache cannot be read.
+    /// Where the cache cannot be read.
     pub(super) fn new(
         cache: &Cache,
+        ledger: &Ledger,
         family: Digest,
-        port: &str,
-        rows: Rows,
-        group_by: Option<&str>,
-        lookups: Vec<LookupPort>,
+        units: Units,
         target_s: f64,
     ) -> Result<Self, RunError> {
-        let digests = rows.digests()?;
-        let id_column = group_by.map(str::to_owned).or_else(|| id_column(&rows.schema));
-        let ids = id_column.map(|column| rows.texts(&column)).transpose()?;
-        let id_of = |(batch, row): Place| match &ids {
-            Some(ids) => ids[batch][row].clone().unwrap_or_default(),
-            None => digests[batch][row].short(),
-        };
-        let mut groups: Vec<(String, Vec<Place>)> = Vec::new();
-        let mut group_index: HashMap<String, usize> = HashMap::new();
-        for place in rows.places() {
-            let id = id_of(place);
-            if group_by.is_some()
-                && let Some(&group) = group_index.get(&id)
-            {
-                groups[group].1.push(place);
-            } else {
-                group_index.insert(id.clone(), groups.len());
-                groups.push((id, vec![place]));
-            }
-        }
-        let mut tables = Vec::new();
-        for lookup in lookups {
-            let wanted = rows.texts(&lookup.by)?;
-            let mut index: HashMap<String, Vec<Place>> = HashMap::new();
-            let ids = lookup.rows.texts(&lookup.by)?;
-            for (batch, row) in lookup.rows.places() {
-                if let Some(id) = &ids[batch][row] {
-                    index.entry(id.clone()).or_default().push((batch, row));
-                }
-            }
-            tables.push((lookup, index, wanted));
-        }
-        check_ids(&rows, &tables)?;
-        let lookup_digests = tables.iter().map(|(lookup, ..)| lookup.rows.digests()).collect::<Result<Vec<_>, _>>()?;
-        for (_, places) in &mut groups {
-            // The rows of a unit come in an order of their own, not in that of the file.
-            places.sort_by_key(|&(batch, row)| digests[batch][row]);
-        }
-        let units: Vec<Unit> = groups
-            .into_iter()
-            .map(|(id, places)| {
-                let mut ports = vec![(port, places.iter().map(|&(b, r)| digests[b][r]).collect::<Vec<_>>())];
-                for ((lookup, index, wanted), digests) in tables.iter().zip(&lookup_digests) {
-                    let found: HashSet<Place> = places
-                        .iter()
-                        .filter_map(|&(b, r)| wanted[b][r].as_ref())
-                        .filter_map(|id| index.get(id))
-                        .flatten()
-                        .copied()
-                        .collect();
-                    let mut found: Vec<Digest> = found.into_iter().map(|(b, r)| digests[b][r]).collect();
-                    found.sort_unstable();
-                    ports.push((&lookup.name, found));
-                }
-                Unit { key: unit_key(&ports), id, rows: places }
-            })
-            .collect();
-        let known = cache.family(&family)?;
-        let mut seen = HashSet::new();
-        let mut pending: Vec<usize> =
-            (0..units.len()).filter(|&i| known.get(&units[i].key).is_none() && seen.insert(units[i].key)).collect();
+        let (claims, owner) = ledger.open(cache, family)?;
+        let (cache, state) = (cache.clone(), Mutex::default());
+        let work = Self { cache, units: RwLock::new(units), claims, owner, target_s, state };
+        work.enlist(0..work.num_units() as usize);
         // Taken from the end, so that the first rows are done first.
-        pending.reverse();
-        let num_done = (units.len() - pending.len()) as u64;
-        let state = State {
-            known,
-            pending,
-            out: HashMap::new(),
-            next_batch: 0,
-            num_done,
-            seconds_per_unit: None,
-            failures: Vec::new(),
-            num_run: 0,
+        work.state().pending.reverse();
+        Ok(work)
+    }
+
+    /// Adds a table's rows as units.
+    ///
+    /// # Errors
+    /// Where the table cannot be read, or an id that it looks up is missing.
+    pub(super) fn extend(&self, table: &Table) -> Result<(), RunError> {
+        if table.rows == 0 {
+            return Ok(());
+        }
+        let new = {
+            let mut units = self.units.write().unwrap_or_else(PoisonError::into_inner);
+            let before = units.len();
+            units.extend(table)?;
+            before..units.len()
         };
-        Ok(Self { port: port.to_owned(), rows, lookups: tables, units, family, target_s, state: Mutex::new(state) })
+        self.enlist(new);
+        Ok(())
+    }
+
+    /// Makes pending what is not done of these units.
+    fn enlist(&self, new: Range<usize>) {
+        let (units, mut state) = (self.units(), self.state());
+        let claims = self.claims.state();
+        let mut seen = HashSet::new();
+        let before = state.pending.len();
+        for unit in new.clone() {
+            let key = &units.keys()[unit];
+            if !claims.known.has(key) && seen.insert(key) {
+                state.pending.push(unit as u32);
+            }
+        }
+        state.num_done += (new.len() - (state.pending.len() - before)) as u64;
     }
 
     /// How many units there are.
     pub(super) fn num_units(&self) -> u64 {
-        self.units.len() as u64
+        self.units().len() as u64
     }
 
     /// How many are done, by this run or earlier ones.
@@ -212,179 +130,279 @@ impl MapWork {
         self.state().num_done
     }
 
-    /// How many units this run worked on.
+    /// How many units were worked on here.
     pub(super) fn num_run(&self) -> u64 {
         self.state().num_run
     }
 
     /// How many wait for a worker.
     pub(super) fn num_pending(&self) -> usize {
-        self.state().pending.len()
+        let state = self.state();
+        state.pending.len() + state.suspects.iter().map(Vec::len).sum::<usize>()
     }
 
-    /// The next batch for one of `workers` workers; none when nothing is left.
+    /// Seconds by the clock that a worker takes for a unit, once that is known.
+    pub(super) fn seconds_per_unit(&self) -> Option<f64> {
+        self.state().seconds_per_unit
+    }
+
+    /// A number for a worker that begins.
+    pub(super) fn hire(&self) -> u64 {
+        let mut state = self.state();
+        state.next_worker += 1;
+        state.next_worker
+    }
+
+    /// The next batch for a worker, one of `workers`; none when there is nothing for it.
     ///
     /// # Errors
-    /// Where rows cannot be taken together.
-    pub(super) fn next(&self, workers: usize) -> Result<Option<UnitBatch>, StageError> {
-        let (id, members) = {
-            let mut state = self.state();
-            if state.pending.is_empty() {
-                return Ok(None);
-            }
-            // The first batch is small and measures; later ones take about the target time, and leave work for the others at the end.
-            let within = |seconds: f64| state.seconds_per_unit.map_or(32, |s| (seconds / s.max(1e-6)) as usize);
+    /// Where rows cannot be read.
+    pub(super) fn next(&self, worker: u64, workers: usize) -> Result<Option<UnitBatch>, StageError> {
+        let Some((id, members)) = self.pick(worker, workers) else { return Ok(None) };
+        self.units().batch(id, &members).map(Some)
+    }
+
+    fn pick(&self, worker: u64, workers: usize) -> Option<(u64, Vec<u32>)> {
+        let (units, mut state) = (self.units(), self.state());
+        if state.is_closed || state.with_suspects.contains(&worker) {
+            return None;
+        }
+        let mut members = Vec::new();
+        // A worker that has work already would take others down with the suspects.
+        if let Some(suspects) = (!state.has_work(worker)).then(|| state.suspects.pop()).flatten() {
+            state.with_suspects.insert(worker);
+            members = suspects;
+        } else {
+            // Later batches than the first take about the target time, and leave work for the others at the end.
+            let within =
+                |seconds: f64| state.seconds_per_unit.map_or(FIRST_UNITS, |s| (seconds / s.max(1e-6)) as usize);
             let fair = state.pending.len().div_ceil(2 * workers.max(1)).max(within(LEAST_S));
-            let size = within(self.target_s).min(fair).clamp(1, 8192).min(state.pending.len());
-            let at = state.pending.len() - size;
-            let mut members = state.pending.split_off(at);
-            members.reverse();
-            let id = state.next_batch;
-            state.next_batch += 1;
-            state.out.insert(id, (members.clone(), Instant::now()));
-            (id, members)
-        };
-        self.assemble(id, &members).map(Some)
+            let size = within(self.target_s).min(fair).clamp(1, units.most_in_batch().min(MOST_UNITS));
+            let mut claims = self.claims.state();
+            let mut taken = Vec::new();
+            while let Some(unit) = (members.len() < size).then(|| state.pending.pop()).flatten() {
+                match claims.claim(units.key_of(unit), self.owner) {
+                    Claim::Ours => members.push(unit),
+                    Claim::Known => state.num_done += 1,
+                    Claim::Taken => taken.push(unit),
+                }
+            }
+            state.pending.extend(taken.into_iter().rev());
+        }
+        if members.is_empty() {
+            return None;
+        }
+        let id = state.next_batch;
+        state.next_batch += 1;
+        state.out.insert(id, Out { members: members.clone(), worker, started: Instant::now() });
+        Some((id, members))
     }
 
-    fn assemble(&self, id: u64, members: &[usize]) -> Result<UnitBatch, StageError> {
-        let (mut places, mut units, mut unit_ids) = (Vec::new(), Vec::new(), Vec::new());
-        for &member in members {
-            let unit = &self.units[member];
-            let start = places.len() as u32;
-            places.extend_from_slice(&unit.rows);
-            units.push(start..places.len() as u32);
-            unit_ids.push(unit.id.clone());
-        }
-        let mut lookups = BTreeMap::new();
-        for (lookup, index, wanted) in &self.lookups {
-            let mut taken: HashMap<&str, Range<u32>> = HashMap::new();
-            let mut rows: Vec<Place> = Vec::new();
-            let ranges = places
-                .iter()
-                .map(|&(batch, row)| {
-                    let Some(id) = wanted[batch][row].as_deref() else { return 0..0 };
-                    taken
-                        .entry(id)
-                        .or_insert_with(|| {
-                            let start = rows.len() as u32;
-                            rows.extend(index.get(id).into_iter().flatten());
-                            start..rows.len() as u32
-                        })
-                        .clone()
-                })
-                .collect();
-            lookups.insert(lookup.name.clone(), LookupTable { rows: lookup.rows.take(&rows)?, index: ranges });
-        }
-        let rows = self.rows.take(&places)?;
-        Ok(UnitBatch { id, port: self.port.clone(), rows, unit_ids, units, lookups })
-    }
-
-    /// Commits a finished batch.
+    /// Commits a finished batch; gives what of it was stored, for those who read on from there.
     ///
     /// # Errors
     /// Where the cache cannot be written.
-    pub(super) fn deliver(&self, cache: &Cache, finished: &FinishedBatch) -> Result<(), RunError> {
-        let (members, started) = self.state().out.remove(&finished.id).expect("a batch is delivered once");
+    pub(super) fn deliver(&self, finished: &FinishedBatch) -> Result<Option<TablePart>, RunError> {
+        let out = self.state().out.remove(&finished.id);
+        let Out { members, started, .. } =
+            out.ok_or_else(|| StageError::failed("a batch came back that was not out; this is a bug of the kind"))?;
         let wall_s = started.elapsed().as_secs_f64();
-        let mut failures = Vec::new();
-        let mut units = Vec::new();
-        for (&member, answer) in members.iter().zip(&finished.answers) {
-            let unit = &self.units[member];
+        let (mut failures, mut done) = (Vec::new(), Vec::new());
+        let keys = self.keys_of(&members);
+        for ((&unit, &key), answer) in members.iter().zip(&keys).zip(&finished.answers) {
             let outcome = match answer {
                 UnitAnswer::Rows(range) => UnitOutcome::Rows(u64::from(range.start)..u64::from(range.end)),
                 UnitAnswer::Dropped { reason, detail } => {
                     UnitOutcome::Dropped { reason: reason.clone(), detail: detail.clone() }
                 }
                 UnitAnswer::Failed { message } => {
-                    failures.push((unit.id.clone(), message.clone()));
+                    failures.push((unit, message.clone()));
                     continue;
                 }
             };
-            units.push(BatchUnit { key: unit.key, outcome });
+            done.push(BatchUnit { key, outcome });
         }
         let rows = if finished.rows.num_rows() == 0 {
             None
         } else {
-            let mut writer = cache.table_writer(&finished.rows.schema())?;
+            let mut writer = self.cache.table_writer(&finished.rows.schema())?;
             writer.write(&finished.rows)?;
             Some(writer.finish()?)
         };
         let record = BatchRecord {
             format: RECORD_FORMAT,
-            family: self.family,
-            rows,
-            units,
+            family: self.claims.family(),
+            rows: rows.clone(),
+            units: done,
             cost: Cost { wall_s, cpu_s: 0.0, peak_memory_bytes: None },
             host: host_name(),
             finished_unix_s: unix_s(),
         };
         if !record.units.is_empty() {
-            cache.commit_batch(&record)?;
+            self.cache.commit_batch(&record)?;
         }
+        self.claims.done(&record, keys);
         let mut state = self.state();
-        state.known.add(&record);
+        state.deaths = 0;
         state.num_done += members.len() as u64;
         state.num_run += members.len() as u64;
         state.failures.extend(failures);
         let per_unit = wall_s / members.len() as f64;
         state.seconds_per_unit = Some(state.seconds_per_unit.map_or(per_unit, |known| 0.5 * (known + per_unit)));
-        Ok(())
+        Ok(rows)
     }
 
-    /// What failed: unit and message.
-    pub(super) fn failures(&self) -> Vec<(String, String)> {
-        self.state().failures.clone()
-    }
-
-    /// Where the stage's rows lie, and the units that gave none.
+    /// Takes back what was out with a worker that died. `how`: how it ended; `said`: the last of what it said.
     ///
     /// # Errors
-    /// Where a unit is not done.
-    pub(super) fn result(&self) -> Result<(Table, Vec<Dropped>), RunError> {
-        let state = self.state();
-        let table = state
-            .known
-            .table(self.units.iter().map(|unit| &unit.key))
-            .map_err(|unit| StageError::failed(format!("unit {} is not done", unit.short())))?;
-        let dropped = self.units.iter().filter_map(|unit| match state.known.get(&unit.key) {
-            Some(UnitPlace::Dropped { reason, detail }) => {
-                Some(Dropped { unit_id: unit.id.clone(), reason: reason.clone(), detail: detail.clone() })
+    /// Where workers keep dying and none delivers anything.
+    pub(super) fn bury(&self, worker: u64, how: &str, said: &str) -> Result<(), RunError> {
+        let (units, mut state) = (self.units(), self.state());
+        state.deaths += 1;
+        if state.deaths > MOST_DEATHS {
+            let words = format!("its workers die one after the other, {MOST_DEATHS} by now; the last one {how}");
+            return Err(StageError::failed(words).into());
+        }
+        let lost = state.take_out(worker);
+        match lost.as_slice() {
+            [alone] if alone.len() == 1 => {
+                let unit = alone[0];
+                let kills = state.kills.entry(unit).or_default();
+                *kills += 1;
+                if *kills < MOST_KILLS {
+                    state.suspects.push(vec![unit]);
+                } else {
+                    let said = if said.is_empty() { String::new() } else { format!("; it said:\n{said}") };
+                    state.failures.push((unit, format!("a worker that had this unit alone {how}{said}")));
+                    state.num_done += 1;
+                    state.num_run += 1;
+                    self.claims.give_up([units.key_of(unit)]);
+                }
             }
-            _ => None,
-        });
-        Ok((table, dropped.collect()))
-    }
-
-    fn state(&self) -> std::sync::MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// The column that names a row: the first that ends in `_id`.
-fn id_column(schema: &SchemaRef) -> Option<String> {
-    schema.fields().iter().map(|field| field.name()).find(|name| name.ends_with("_id")).cloned()
-}
-
-type IndexedLookup = (LookupPort, HashMap<String, Vec<Place>>, Vec<Vec<Option<String>>>);
-
-/// Every id that is looked up on a port that is not `many` has exactly one row.
-fn check_ids(rows: &Rows, lookups: &[IndexedLookup]) -> Result<(), StageError> {
-    for (lookup, index, wanted) in lookups.iter().filter(|(lookup, ..)| !lookup.many) {
-        for (batch, row) in rows.places() {
-            let Some(id) = &wanted[batch][row] else {
-                return Err(StageError::input(&lookup.name, format!("a row has no `{}` to look up", lookup.by)));
-            };
-            match index.get(id).map_or(0, Vec::len) {
-                1 => {}
-                found => {
-                    let problem = format!("{} `{id}` is looked up: expected one row, found {found}", lookup.by);
-                    return Err(StageError::input(&lookup.name, problem));
+            _ => {
+                for members in lost {
+                    let (first, second) = members.split_at(members.len().div_ceil(2));
+                    state
+                        .suspects
+                        .extend([second, first].iter().filter(|half| !half.is_empty()).map(|half| half.to_vec()));
                 }
             }
         }
+        Ok(())
     }
-    Ok(())
+
+    /// Takes back what a worker left that ended without an error of its own.
+    pub(super) fn dismiss(&self, worker: u64) {
+        let lost: Vec<u32> = self.state().take_out(worker).into_iter().flatten().collect();
+        self.claims.give_up(self.keys_of(&lost));
+        self.state().pending.extend(lost.into_iter().rev());
+    }
+
+    /// Whether there is anything that a further worker could do: what others did meanwhile is done, what they do is theirs.
+    pub(super) fn has_work(&self) -> bool {
+        let (units, mut state) = (self.units(), self.state());
+        let claims = self.claims.state();
+        let before = state.pending.len();
+        state.pending.retain(|&unit| !claims.known.has(&units.key_of(unit)));
+        state.num_done += (before - state.pending.len()) as u64;
+        !state.is_closed
+            && (!state.suspects.is_empty() || state.pending.iter().any(|&unit| !claims.is_claimed(&units.key_of(unit))))
+    }
+
+    /// Hands out nothing more.
+    pub(super) fn close(&self) {
+        self.state().is_closed = true;
+    }
+
+    /// Waits until a unit that another stage has claimed is done or given up, or for a short while.
+    pub(super) fn wait(&self) {
+        self.claims.wait();
+    }
+
+    /// The units that failed, with their messages, in the order of the table.
+    pub(super) fn failures(&self) -> Vec<(u32, String)> {
+        let mut failures = self.state().failures.clone();
+        failures.sort();
+        failures
+    }
+
+    /// The names of units.
+    ///
+    /// # Errors
+    /// Where they cannot be read.
+    pub(super) fn names_of(&self, units: &[u32]) -> Result<Vec<String>, StageError> {
+        self.units().names_of(units)
+    }
+
+    /// Where the rows of those units lie that are done.
+    pub(super) fn done_table(&self) -> Table {
+        let (units, claims) = (self.units(), self.claims.state());
+        let done = units.keys().iter().filter(|key| claims.known.has(key));
+        claims.known.table(done).unwrap_or_default()
+    }
+
+    /// Where the stage's rows lie.
+    ///
+    /// # Errors
+    /// Where a unit is not done.
+    pub(super) fn table(&self) -> Result<Table, RunError> {
+        let (units, claims) = (self.units(), self.claims.state());
+        let table = claims.known.table(units.keys());
+        Ok(table.map_err(|unit| StageError::failed(format!("unit {} is not done", unit.short())))?)
+    }
+
+    /// The numbers of units that gave no rows for a reason.
+    pub(super) fn dropped(&self) -> Vec<u32> {
+        let (units, claims) = (self.units(), self.claims.state());
+        let dropped = |(unit, key)| claims.known.is_dropped(key).then_some(unit as u32);
+        units.keys().iter().enumerate().filter_map(dropped).collect()
+    }
+
+    /// Why these units gave no rows.
+    ///
+    /// # Errors
+    /// Where their names cannot be read.
+    pub(super) fn reasons(&self, dropped: &[u32]) -> Result<Vec<Dropped>, StageError> {
+        let units = self.units();
+        let names = units.names_of(dropped)?;
+        let claims = self.claims.state();
+        let reason = |(unit_id, &unit)| match claims.known.get(&units.key_of(unit)) {
+            Some(UnitPlace::Dropped { reason, detail }) => Some(Dropped { unit_id, reason, detail }),
+            _ => None,
+        };
+        Ok(names.into_iter().zip(dropped).filter_map(reason).collect())
+    }
+
+    fn keys_of(&self, units: &[u32]) -> Vec<Digest> {
+        let known = self.units();
+        units.iter().map(|&unit| known.key_of(unit)).collect()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+
+    /// Locked before the state, and that before the claims.
+    fn units(&self) -> RwLockReadGuard<'_, Units> {
+        self.units.read().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn has_work(&self, worker: u64) -> bool {
+        self.out.values().any(|out| out.worker == worker)
+    }
+
+    fn take_out(&mut self, worker: u64) -> Vec<Vec<u32>> {
+        let gone: Vec<u64> = self.out.iter().filter(|(_, out)| out.worker == worker).map(|(&id, _)| id).collect();
+        gone.iter().filter_map(|id| self.out.remove(id)).map(|out| out.members).collect()
+    }
+}
+
+impl Drop for MapWork {
+    fn drop(&mut self) {
+        self.claims.give_up_all(self.owner);
+    }
 }
 
 /// Now, in seconds since 1970; for histories and expected durations only.

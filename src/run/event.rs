@@ -32,6 +32,29 @@ pub enum Event {
         /// Units that are done already.
         reused: u64,
     },
+    /// A stage waits for another process, or another stage, that does the same work.
+    StageWaiting {
+        /// The stage.
+        stage: String,
+        /// Who does it, as far as is known.
+        holder: Option<String>,
+    },
+    /// A worker began to work ahead, on rows that the stage above has committed so far; or it ended.
+    StageAhead {
+        /// The stage.
+        stage: String,
+        /// Whether it began or ended.
+        worker: Ahead,
+        /// Units: those that wait when it begins, those that it did when it ends.
+        units: u64,
+    },
+    /// A worker died; the batches that it had are handed out again.
+    WorkerDied {
+        /// The stage.
+        stage: String,
+        /// How it ended.
+        how: String,
+    },
     /// A stage came further.
     StageProgress {
         /// The stage.
@@ -85,8 +108,28 @@ pub enum Event {
     },
 }
 
+/// What a worker that works ahead does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ahead {
+    /// It begins.
+    Begins,
+    /// It ends.
+    Ends,
+}
+
+/// An event and its time: a line of the history and of `--format json`.
+#[derive(Debug, Serialize)]
+pub struct Timed<'a> {
+    /// Seconds since the run began.
+    pub at_s: f64,
+    /// What happened.
+    #[serde(flatten)]
+    pub event: &'a Event,
+}
+
 /// Receives events, from any thread.
 pub trait Observer: Sync {
     /// Takes an event.
-    fn observe(&self, event: &Event);
+    fn observe(&self, timed: &Timed<'_>);
 }

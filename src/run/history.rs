@@ -2,7 +2,7 @@
 
 use super::planner::Planned;
 use super::{Ended, Report, RunError};
-use crate::cache::{Cache, CacheError, RunEntry};
+use crate::cache::{Cache, CacheError, RunEntry, TableOutput};
 use crate::plan::key::KeyFields;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -19,6 +19,9 @@ pub struct Summary {
     pub wall_s: f64,
     /// The stages that are done.
     pub stages: BTreeMap<String, StageNote>,
+    /// For each stage that failed because units of it did: these units, a table of `unit_id` and `message`.
+    #[serde(default)]
+    pub failed: BTreeMap<String, TableOutput>,
 }
 
 /// A stage of a run.
@@ -115,8 +118,22 @@ pub(super) fn finish(
         stages.insert(name.clone(), note);
     }
     let complete = stages.len() == planned.steps.len();
-    entry.finish(&Summary { complete, limit, wall_s: report.wall_s, stages })?;
+    let failed = planned.steps.iter().zip(&report.steps).filter_map(|(step, ended)| match ended {
+        Ended::Failed(RunError::Units(units)) => Some((step.name.clone(), units.table.clone())),
+        _ => None,
+    });
+    let failed = failed.collect();
+    entry.finish(&Summary { complete, limit, wall_s: report.wall_s, stages, failed })?;
     Ok(())
+}
+
+/// The units of a stage that failed in the newest run of a pipeline, if any did: a table of `unit_id` and `message`.
+///
+/// # Errors
+/// Where the history cannot be read.
+pub fn last_failed(cache: &Cache, pipeline: &str, stage: &str) -> Result<Option<TableOutput>, RunError> {
+    let newest = cache.last_run::<Summary>(pipeline, |_| true)?;
+    Ok(newest.and_then(|(_, mut summary)| summary.failed.remove(stage)))
 }
 
 /// How many earlier runs are looked at for a stage that is not in the newest.

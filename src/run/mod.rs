@@ -1,15 +1,35 @@
 //! Running a pipeline: look every stage up, do what is missing, record it, and say so.
 //!
-//! [`planner`] knows what the cache has, [`scheduler`] decides what runs when, [`stage`] does one stage, [`executor`] does its work.
-//! The driver here only passes words between them. One failure stops what depends on it and nothing else.
+//! ```text
+//! planner     what the cache has
+//! scheduler   what runs when: a pure state machine; driver passes words between it and the stages
+//! stage       one stage: key, lock, record; whole and map do its work, ahead starts it on what the stage above has so far
+//! units       the units of a map stage; chunks reads their rows where they lie
+//! batch       which units are pending, out with a worker, done; claims keeps two stages from doing one twice
+//! executor    who does the work: this process, or a worker
+//! event       what happens, for progress and history
+//! ```
+//!
+//! One failure stops what depends on it and nothing else.
 
+mod ahead;
 mod batch;
+mod chunks;
+mod claims;
+mod driver;
 pub mod event;
 mod executor;
 pub mod history;
+mod map;
+pub mod outlook;
 pub mod planner;
+mod reading;
 mod scheduler;
 mod stage;
+mod units;
+mod whole;
+
+pub use map::{FailedUnit, FailedUnits};
 
 pub(crate) use executor::lm_worker;
 
@@ -18,14 +38,11 @@ use crate::pipeline::{Fault, Problem};
 use crate::plan::schema::Checked;
 use ablate_stages::job::Cancel;
 use ablate_stages::stage::{Place, StageError};
-use event::{Event, Observer};
+use event::{Event, Observer, Timed};
 use planner::Planned;
-use scheduler::{Do, Happened, Node, Scheduler};
-use stage::StageRun;
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::collections::BTreeSet;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Instant, SystemTime};
 
 /// Why a run, or a stage of it, could not be done.
 #[derive(Debug, thiserror::Error)]
@@ -37,17 +54,8 @@ pub enum RunError {
     #[error(transparent)]
     Stage(#[from] StageError),
     /// Units that could not be worked on; all others are recorded.
-    #[error("{} of {total} units failed; the others are recorded and will not be done again{}", failures.len(), first(failures))]
-    Units {
-        /// Units there are.
-        total: u64,
-        /// Unit and message.
-        failures: Vec<(String, String)>,
-    },
-}
-
-fn first(failures: &[(String, String)]) -> String {
-    failures.iter().take(5).map(|(unit, message)| format!("\n  {unit}: {message}")).collect()
+    #[error("{0}")]
+    Units(Box<FailedUnits>),
 }
 
 impl RunError {
@@ -117,12 +125,6 @@ impl Report {
     }
 }
 
-enum Message<'a> {
-    Has(usize, usize, Arc<StageRun<'a>>),
-    HelperEnded(usize),
-    Over(usize, Box<Result<(Record, bool), RunError>>),
-}
-
 /// Runs a planned pipeline.
 ///
 /// # Errors
@@ -134,106 +136,34 @@ pub fn run(
     cancel: &Cancel,
     observer: &dyn Observer,
 ) -> Result<Report, RunError> {
-    let started = Instant::now();
+    let began = Instant::now();
     let wanted = wanted(planned, &options.only)?;
     let known = planned.lookup(cache)?;
     preflight(planned, &wanted, &known)?;
-    observer.observe(&Event::RunStarted {
-        pipeline: planned.name().to_owned(),
-        stages: wanted.len(),
-        limit: options.limit,
-    });
-    let num_steps = planned.steps.len();
-    let mut ended: Vec<Ended> = (0..num_steps).map(|_| Ended::NotAsked).collect();
-    let everything_known = wanted.iter().all(|&step| known[step].is_some());
-    if everything_known {
+    let mut teller = Teller { observer, entry: None, began };
+    teller.tell(&Event::RunStarted { pipeline: planned.name().to_owned(), stages: wanted.len(), limit: options.limit });
+    if wanted.iter().all(|&step| known[step].is_some()) {
         // The quick way out of a run with nothing to do: no thread, and a history entry only where the last run was another.
+        let mut ended: Vec<Ended> = planned.steps.iter().map(|_| Ended::NotAsked).collect();
         for &step in &wanted {
             let record = known[step].clone().expect("checked above");
-            observer.observe(&cached(planned, step, &record));
+            teller.tell(&cached(planned, step, &record));
             if record.recipe != planned.steps[step].recipe {
                 cache.link_recipe(&planned.steps[step].recipe, &record.key)?;
             }
             ended[step] = Ended::Cached(record);
         }
-        let report = Report { steps: ended, wall_s: started.elapsed().as_secs_f64(), cancelled: false };
-        observer.observe(&finished(&report));
+        let report = Report { steps: ended, wall_s: began.elapsed().as_secs_f64(), cancelled: false };
+        teller.tell(&finished(&report));
         history::note_cached(planned, cache, options.limit, &report)?;
         return Ok(report);
     }
     #[expect(clippy::disallowed_methods, reason = "a run is filed under the time of its start")]
     let entry = cache.begin_run(planned.name(), SystemTime::now(), &history::resolved_text(planned))?;
-    let records: Mutex<BTreeMap<usize, Record>> = Mutex::new(BTreeMap::new());
-    let cpus = options.jobs.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)) as u32;
-    let nodes = (0..num_steps).map(|step| node(planned, step, wanted.contains(&step))).collect();
-    let gpus = (0..num_steps).filter_map(|step| planned.stage(step).resources.gpus).max().unwrap_or(1);
-    let mut scheduler = Scheduler::new(nodes, cpus, gpus, options.fail_fast);
-    let mut cancelled = false;
-    let watching = Both { observer, entry: &entry };
-    std::thread::scope(|scope| {
-        let (send, receive): (Sender<Message<'_>>, Receiver<Message<'_>>) = channel();
-        let mut helping: BTreeMap<usize, Arc<StageRun<'_>>> = BTreeMap::new();
-        let mut orders = scheduler.begin();
-        loop {
-            for order in orders.drain(..) {
-                match order {
-                    Do::Start(step) => {
-                        let (send, records, watching, entry) = (send.clone(), &records, &watching, &entry);
-                        let run = StageRun::new(planned, step, cache.clone(), cancel.clone(), cpus as usize);
-                        scope.spawn(move || {
-                            let run = Arc::new(run);
-                            let ask = |room| {
-                                // The driver outlives every stage.
-                                let _ = send.send(Message::Has(step, room, Arc::clone(&run)));
-                            };
-                            let record = |need: usize| lock(records)[&need].clone();
-                            let result = run.run(&record, entry, watching, &ask);
-                            let _ = send.send(Message::Over(step, Box::new(result)));
-                        });
-                    }
-                    Do::Help(step) => {
-                        let (send, run, watching, entry) =
-                            (send.clone(), Arc::clone(&helping[&step]), &watching, &entry);
-                        scope.spawn(move || {
-                            run.help(entry, watching);
-                            let _ = send.send(Message::HelperEnded(step));
-                        });
-                    }
-                    Do::Skip(step, because) => {
-                        let because = because.map(|step| planned.steps[step].name.clone());
-                        watching.observe(&Event::StageSkipped {
-                            stage: planned.steps[step].name.clone(),
-                            because: because.clone().unwrap_or_else(|| "cancelled".into()),
-                        });
-                        ended[step] = Ended::Skipped(because);
-                    }
-                }
-            }
-            if scheduler.is_over() {
-                break;
-            }
-            let happened = match receive.recv_timeout(Duration::from_millis(100)) {
-                Ok(Message::Has(step, room, run)) => {
-                    helping.insert(step, run);
-                    Happened::HasRoom(step, room)
-                }
-                Ok(Message::HelperEnded(step)) => Happened::HelperEnded(step),
-                Ok(Message::Over(step, result)) => {
-                    helping.remove(&step);
-                    over(planned, step, *result, &mut ended, &records, &watching)
-                }
-                Err(_) if cancel.is_cancelled() && !cancelled => {
-                    cancelled = true;
-                    executor::signal_workers();
-                    Happened::Cancelled
-                }
-                Err(_) => continue,
-            };
-            orders = scheduler.handle(happened);
-        }
-    });
-    let report = Report { steps: ended, wall_s: started.elapsed().as_secs_f64(), cancelled: cancel.is_cancelled() };
-    watching.observe(&finished(&report));
+    teller.entry = Some(&entry);
+    let steps = driver::drive(planned, cache, options, cancel, &wanted, &entry, teller);
+    let report = Report { steps, wall_s: began.elapsed().as_secs_f64(), cancelled: cancel.is_cancelled() };
+    teller.tell(&finished(&report));
     let kept = history::finish(entry, planned, cache, options.limit, &report);
     // What stopped a run is worth more words than a history that could not be written after it.
     if report.is_complete() {
@@ -242,51 +172,24 @@ pub fn run(
     Ok(report)
 }
 
-fn over(
-    planned: &Planned,
-    step: usize,
-    result: Result<(Record, bool), RunError>,
-    ended: &mut [Ended],
-    records: &Mutex<BTreeMap<usize, Record>>,
-    observer: &dyn Observer,
-) -> Happened {
-    match result {
-        Ok((record, was_cached)) => {
-            if was_cached {
-                observer.observe(&cached(planned, step, &record));
-            }
-            lock(records).insert(step, record.clone());
-            ended[step] = if was_cached { Ended::Cached(record) } else { Ended::Ran(record) };
-            Happened::Done(step)
-        }
-        Err(error) => {
-            let stage = planned.steps[step].name.clone();
-            observer.observe(&if error.is_cancelled() {
-                Event::StageSkipped { stage, because: "cancelled".into() }
-            } else {
-                Event::StageFailed { stage, error: error.to_string() }
-            });
-            ended[step] = if error.is_cancelled() { Ended::Skipped(None) } else { Ended::Failed(error) };
-            Happened::Failed(step)
-        }
-    }
-}
-
-/// Events go to who watches and to the history.
-struct Both<'a> {
+/// Events go to who watches and to the history, each with its time.
+#[derive(Clone, Copy)]
+struct Teller<'a> {
     observer: &'a dyn Observer,
-    entry: &'a RunEntry,
+    entry: Option<&'a RunEntry>,
+    began: Instant,
 }
 
-impl Observer for Both<'_> {
-    fn observe(&self, event: &Event) {
-        self.observer.observe(event);
+impl Teller<'_> {
+    fn tell(&self, event: &Event) {
+        let timed = Timed { at_s: self.began.elapsed().as_secs_f64(), event };
+        self.observer.observe(&timed);
         // A full disk is told by the stage that meets it; the history is not worth ending a run for.
-        let _ = self.entry.event(event);
+        let _ = self.entry.map(|entry| entry.event(&timed));
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -343,17 +246,6 @@ fn preflight(planned: &Planned, wanted: &BTreeSet<usize>, known: &[Option<Record
         }
     }
     Ok(())
-}
-
-fn node(planned: &Planned, step: usize, wanted: bool) -> Node {
-    let resources = &planned.stage(step).resources;
-    let declaration = planned.declaration(step);
-    Node {
-        needs: planned.steps[step].needs.clone(),
-        cpus: resources.cpus.unwrap_or(declaration.cpus),
-        gpus: resources.gpus.unwrap_or(0),
-        wanted,
-    }
 }
 
 /// The rows of a record's first table.

@@ -3,6 +3,7 @@
 use super::RunError;
 use super::history::{self, StageNote};
 use super::planner::Planned;
+use super::reading::known_units;
 use crate::cache::{Cache, Output, Record, TableOutput, row_digests};
 use crate::plan::explain::{differences, own_differences};
 use crate::plan::key::RECIPE;
@@ -112,11 +113,11 @@ fn of_step(
         });
         return Ok(outlook);
     }
-    let open: Vec<String> = this.needs.iter().filter(|&&need| records[need].is_none()).map(|&n| name(planned, n)).collect();
+    let open: Vec<String> =
+        this.needs.iter().filter(|&&need| records[need].is_none()).map(|&n| name(planned, n)).collect();
     outlook.state = if open.is_empty() { State::Run } else { State::DependsOn(open) };
     if outlook.state == State::Run {
-        let known = &|need: usize| records[need].clone().expect("no input is open");
-        if let Some((done, of)) = super::stage::known_units(planned, step, cache, known)?.filter(|&(done, _)| done > 0) {
+        if let Some((done, of)) = known_units(planned, cache, step, records)?.filter(|&(done, _)| done > 0) {
             outlook.state = State::Partly { units: of - done, of };
         }
     }
@@ -157,15 +158,19 @@ fn note_of<'a>(
 /// stage and seeds in the pipeline as written.
 pub(super) fn names_of(planned: &Planned, step: usize) -> [String; 3] {
     let (own, plain) = (name(planned, step), planned.stage(step).name.clone());
-    let seeds: Vec<&str> =
-        own.split_once('@').map_or("", |(_, parts)| parts).split(',').filter(|part| is_seed(planned, step, part)).collect();
+    let seeds: Vec<&str> = own
+        .split_once('@')
+        .map_or("", |(_, parts)| parts)
+        .split(',')
+        .filter(|part| is_seed(planned, step, part))
+        .collect();
     let as_written = if seeds.is_empty() { plain.clone() } else { format!("{plain}@{}", seeds.join(",")) };
     [own, plain, as_written]
 }
 
 fn is_seed(planned: &Planned, step: usize, part: &str) -> bool {
-    let seeds = planned.cases_of(step).flat_map(|case| &case.checked.seeds);
-    part.split_once('=').is_some_and(|(var, value)| seeds.clone().any(|(seed, of)| seed == var && of == value))
+    let Some((var, value)) = part.split_once('=') else { return false };
+    planned.cases_of(step).any(|case| case.checked.seeds.get(var).is_some_and(|of| of == value))
 }
 
 fn name(planned: &Planned, step: usize) -> String {
@@ -189,7 +194,10 @@ fn because(
             continue;
         }
         let before = note_of(planned, *maker, notes).and_then(|(note, _)| cache.recipe(&note.fields.digest(RECIPE)));
-        let tables = (before.as_ref().and_then(|r| r.outputs.get(output)), records[*maker].as_ref().and_then(|r| r.outputs.get(output)));
+        let tables = (
+            before.as_ref().and_then(|r| r.outputs.get(output)),
+            records[*maker].as_ref().and_then(|r| r.outputs.get(output)),
+        );
         let words = match tables {
             (Some(Output::Table(before)), Some(Output::Table(now))) => {
                 rows_changed(cache, before, now, &planned.columns_of(step, port))?
@@ -240,6 +248,8 @@ pub fn causes(planned: &Planned, outlook: &[Outlook], step: usize) -> Vec<usize>
         let above = planned.steps[next].needs.iter().copied().filter(|&need| outlook[need].state != State::Cached);
         open.extend(above.filter(|&need| seen.insert(need)));
     }
-    seen.retain(|&step| matches!(outlook[step].state, State::Run | State::Partly { .. }) || !outlook[step].because.is_empty());
+    seen.retain(|&step| {
+        matches!(outlook[step].state, State::Run | State::Partly { .. }) || !outlook[step].because.is_empty()
+    });
     seen.into_iter().collect()
 }

@@ -5,6 +5,8 @@
 pub(super) struct Node {
     /// The stages it reads from.
     pub(super) needs: Vec<usize>,
+    /// The one of them on whose rows it can work while that still runs.
+    pub(super) follows: Option<usize>,
     /// CPUs that each of its workers keeps busy.
     pub(super) cpus: u32,
     /// GPUs that each of its workers takes.
@@ -20,6 +22,14 @@ pub(super) enum Happened {
     HasRoom(usize, usize),
     /// A worker of the stage ended; its tokens are free. The first worker ends with `Done` or `Failed`.
     HelperEnded(usize),
+    /// The stage, which does not run yet, has work for so many workers in all, on what the stage that it follows has given so far.
+    CanGoAhead(usize, usize),
+    /// A worker that went ahead ended; its tokens are free.
+    AheadEnded(usize),
+    /// The stage waits for somebody outside, and gives its tokens back.
+    Waits(usize),
+    /// The stage need not wait any longer: it asks for tokens again.
+    WantsOn(usize),
     /// The stage is done.
     Done(usize),
     /// The stage failed.
@@ -33,8 +43,14 @@ pub(super) enum Happened {
 pub(super) enum Do {
     /// Start the stage, with one worker.
     Start(usize),
+    /// Let the stage that waited go on, with one worker.
+    GoOn(usize),
     /// Give the running stage one worker more.
     Help(usize),
+    /// Start a worker of the stage on what the stage that it follows has given so far.
+    GoAhead(usize),
+    /// Tell the stage that waits that it is not to run any more; it answers with `Failed`, or with `Done` after all.
+    GiveUp(usize),
     /// Give the stage up, because of another stage, or because of nobody (cancelled).
     Skip(usize, Option<usize>),
 }
@@ -43,6 +59,10 @@ pub(super) enum Do {
 enum State {
     Waiting,
     Running,
+    /// It was started, and has given its tokens back until somebody outside is done.
+    Parked,
+    /// As `Parked`, but somebody is done.
+    Unparked,
     Done,
     Ended,
 }
@@ -53,6 +73,8 @@ pub(super) struct Scheduler {
     nodes: Vec<Node>,
     states: Vec<State>,
     room: Vec<usize>,
+    /// Workers that could go ahead, and those that do.
+    ahead: Vec<(usize, usize)>,
     free_cpus: u32,
     free_gpus: u32,
     num_running: usize,
@@ -67,9 +89,18 @@ impl Scheduler {
             node.cpus = node.cpus.clamp(1, cpus.max(1));
             node.gpus = node.gpus.min(gpus);
         }
-        let (states, room) = (vec![State::Waiting; nodes.len()], vec![0; nodes.len()]);
-        let free_cpus = cpus.max(1);
-        Self { nodes, states, room, free_cpus, free_gpus: gpus, num_running: 0, fail_fast, stopping: false }
+        let count = nodes.len();
+        Self {
+            nodes,
+            states: vec![State::Waiting; count],
+            room: vec![0; count],
+            ahead: vec![(0, 0); count],
+            free_cpus: cpus.max(1),
+            free_gpus: gpus,
+            num_running: 0,
+            fail_fast,
+            stopping: false,
+        }
     }
 
     /// What to do first.
@@ -79,9 +110,20 @@ impl Scheduler {
 
     /// What to do after something happened.
     pub(super) fn handle(&mut self, happened: Happened) -> Vec<Do> {
+        let was_stopping = self.stopping;
         match happened {
             Happened::HasRoom(stage, workers) => self.room[stage] = workers,
             Happened::HelperEnded(stage) => self.release(stage),
+            Happened::CanGoAhead(stage, workers) => self.ahead[stage].0 = workers,
+            Happened::AheadEnded(stage) => {
+                self.ahead[stage].1 -= 1;
+                self.release(stage);
+            }
+            Happened::Waits(stage) => {
+                self.states[stage] = State::Parked;
+                self.release(stage);
+            }
+            Happened::WantsOn(stage) => self.states[stage] = State::Unparked,
             Happened::Done(stage) => self.end(stage, State::Done),
             Happened::Failed(stage) => {
                 self.end(stage, State::Ended);
@@ -89,7 +131,16 @@ impl Scheduler {
             }
             Happened::Cancelled => self.stopping = true,
         }
-        self.advance()
+        let mut orders = self.advance();
+        // Whoever waits when the run begins to stop is told so, and whoever waits from then on.
+        for stage in 0..self.nodes.len() {
+            let waits = matches!(self.states[stage], State::Parked | State::Unparked);
+            let is_new = !was_stopping || happened == Happened::Waits(stage);
+            if self.stopping && waits && is_new {
+                orders.push(Do::GiveUp(stage));
+            }
+        }
+        orders
     }
 
     /// Whether nothing runs and nothing will.
@@ -99,10 +150,13 @@ impl Scheduler {
     }
 
     fn end(&mut self, stage: usize, state: State) {
+        let held = self.states[stage] == State::Running;
         self.states[stage] = state;
         self.room[stage] = 0;
         self.num_running -= 1;
-        self.release(stage);
+        if held {
+            self.release(stage);
+        }
     }
 
     fn take(&mut self, stage: usize) -> bool {
@@ -141,16 +195,40 @@ impl Scheduler {
                 self.states[stage] = State::Running;
                 self.num_running += 1;
                 orders.push(Do::Start(stage));
+            } else if self.states[stage] == State::Unparked && !self.stopping && self.take(stage) {
+                self.states[stage] = State::Running;
+                orders.push(Do::GoOn(stage));
             }
         }
-        // What no stage waits for goes to the running stages that can use it, the earliest first.
+        if self.stopping {
+            return orders;
+        }
+        // What no stage waits for goes to those that can work ahead: what is made is used up, and not only made faster.
         for stage in 0..self.nodes.len() {
-            while !self.stopping && self.room[stage] > 0 && self.take(stage) {
+            while self.can_go_ahead(stage) && self.take(stage) {
+                self.ahead[stage].1 += 1;
+                orders.push(Do::GoAhead(stage));
+            }
+        }
+        // The rest goes to the running stages that can use it, the earliest first.
+        for stage in 0..self.nodes.len() {
+            while self.room[stage] > 0 && self.take(stage) {
                 self.room[stage] -= 1;
                 orders.push(Do::Help(stage));
             }
         }
         orders
+    }
+
+    /// Whether a worker more of the stage could work on what the stage above has given so far, all other inputs being there.
+    fn can_go_ahead(&self, stage: usize) -> bool {
+        let (node, (workers, busy)) = (&self.nodes[stage], self.ahead[stage]);
+        let Some(above) = node.follows else { return false };
+        busy < workers
+            && node.wanted
+            && self.states[stage] == State::Waiting
+            && self.states[above] == State::Running
+            && node.needs.iter().all(|&need| need == above || self.states[need] == State::Done)
     }
 }
 
@@ -160,7 +238,7 @@ mod tests {
 
     fn chain_and_side() -> Vec<Node> {
         // 0 -> 1 -> 3, 0 -> 2
-        let node = |needs: &[usize]| Node { needs: needs.to_vec(), cpus: 1, gpus: 0, wanted: true };
+        let node = |needs: &[usize]| Node { needs: needs.to_vec(), cpus: 1, wanted: true, ..Node::default() };
         vec![node(&[]), node(&[0]), node(&[0]), node(&[1])]
     }
 
@@ -214,7 +292,87 @@ mod tests {
 
     #[test]
     fn a_stage_that_wants_more_than_there_is_gets_all_there_is() {
-        let nodes = vec![Node { needs: vec![], cpus: 16, gpus: 1, wanted: true }];
+        let nodes = vec![Node { cpus: 16, gpus: 1, wanted: true, ..Node::default() }];
         assert_eq!(Scheduler::new(nodes, 2, 0, false).begin(), [Do::Start(0)]);
+    }
+
+    /// 0 -> 1 -> 2, where 2 follows 1 and needs 0 as well; 3 stands alone.
+    fn followed() -> Vec<Node> {
+        let node = |needs: &[usize], follows| Node {
+            needs: needs.to_vec(),
+            follows,
+            cpus: 1,
+            wanted: true,
+            ..Node::default()
+        };
+        vec![node(&[], None), node(&[0], None), node(&[0, 1], Some(1)), node(&[], None)]
+    }
+
+    #[test]
+    fn what_follows_goes_ahead_of_helpers_but_not_of_a_stage_that_is_ready() {
+        let mut scheduler = Scheduler::new(followed(), 3, 0, false);
+        assert_eq!(scheduler.begin(), [Do::Start(0), Do::Start(3)]);
+        assert_eq!(scheduler.handle(Happened::Done(0)), [Do::Start(1)]);
+        assert_eq!(scheduler.handle(Happened::CanGoAhead(2, 1)), [Do::GoAhead(2)]);
+        assert_eq!(scheduler.handle(Happened::HasRoom(1, 9)), []);
+        // What is freed goes to one that can work ahead, then to helpers.
+        assert_eq!(scheduler.handle(Happened::CanGoAhead(2, 2)), []);
+        assert_eq!(scheduler.handle(Happened::Done(3)), [Do::GoAhead(2)]);
+        scheduler.handle(Happened::CanGoAhead(2, 0));
+        assert_eq!(scheduler.handle(Happened::AheadEnded(2)), [Do::Help(1)]);
+        assert_eq!(scheduler.handle(Happened::AheadEnded(2)), [Do::Help(1)]);
+        scheduler.handle(Happened::HasRoom(1, 0));
+        scheduler.handle(Happened::HelperEnded(1));
+        scheduler.handle(Happened::HelperEnded(1));
+        assert_eq!(scheduler.handle(Happened::Done(1)), [Do::Start(2)]);
+        assert_eq!(scheduler.handle(Happened::Done(2)), []);
+        assert!(scheduler.is_over());
+        assert_eq!(scheduler.free_cpus, 3);
+    }
+
+    #[test]
+    fn nobody_goes_ahead_while_another_input_is_missing() {
+        let mut nodes = followed();
+        nodes[2].needs.push(3);
+        let mut scheduler = Scheduler::new(nodes, 4, 0, false);
+        scheduler.begin();
+        scheduler.handle(Happened::Done(0));
+        assert_eq!(scheduler.handle(Happened::CanGoAhead(2, 1)), []);
+        assert_eq!(scheduler.handle(Happened::Done(3)), [Do::GoAhead(2)]);
+        // A worker that is ahead when the stage above fails keeps its tokens until it ends.
+        assert_eq!(scheduler.handle(Happened::Failed(1)), [Do::Skip(2, Some(1))]);
+        scheduler.handle(Happened::AheadEnded(2));
+        assert_eq!(scheduler.free_cpus, 4);
+    }
+
+    #[test]
+    fn a_stage_that_waits_lets_others_run_and_asks_again() {
+        let mut scheduler = Scheduler::new(chain_and_side(), 1, 0, false);
+        scheduler.begin();
+        assert_eq!(scheduler.handle(Happened::Done(0)), [Do::Start(1)]);
+        assert_eq!(scheduler.handle(Happened::Waits(1)), [Do::Start(2)]);
+        assert!(!scheduler.is_over());
+        // The one it waited for died: it takes over when there is a token for it.
+        assert_eq!(scheduler.handle(Happened::WantsOn(1)), []);
+        assert_eq!(scheduler.handle(Happened::Done(2)), [Do::GoOn(1)]);
+        assert_eq!(scheduler.handle(Happened::Done(1)), [Do::Start(3)]);
+        // The one it waits for records the key: nothing was taken, nothing comes back.
+        scheduler.handle(Happened::Waits(3));
+        scheduler.handle(Happened::Done(3));
+        assert!(scheduler.is_over());
+        assert_eq!(scheduler.free_cpus, 1);
+    }
+
+    #[test]
+    fn a_stage_that_waits_gives_up_when_everything_stops() {
+        let mut scheduler = Scheduler::new(chain_and_side(), 2, 0, true);
+        scheduler.begin();
+        scheduler.handle(Happened::Done(0));
+        scheduler.handle(Happened::Waits(1));
+        assert_eq!(scheduler.handle(Happened::Failed(2)), [Do::Skip(3, None), Do::GiveUp(1)]);
+        assert_eq!(scheduler.handle(Happened::WantsOn(1)), []);
+        assert_eq!(scheduler.handle(Happened::Failed(1)), []);
+        assert!(scheduler.is_over());
+        assert_eq!(scheduler.free_cpus, 2);
     }
 }

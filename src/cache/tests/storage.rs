@@ -123,7 +123,7 @@ fn looking_up_writes_nothing() {
     let lab = Lab::new();
     let digest = Digest::of_bytes(b"x");
     assert!(lab.cache.action(&digest).is_none() && lab.cache.recipe(&digest).is_none());
-    assert!(lab.cache.family(&digest).unwrap().units.is_empty());
+    assert!(lab.cache.family(&digest).unwrap().is_empty());
     assert_eq!(lab.cache.past_runs().unwrap(), []);
     assert_eq!(lab.cache.status().unwrap().objects, Amount::default());
     assert!(!lab.cache.layout().root().exists());
@@ -148,7 +148,7 @@ fn many_writers_of_the_same_things_agree() {
         let Output::Table(output) = &record.outputs["rows"] else { panic!("a table was written") };
         assert_eq!(ints(&read_all(&lab.cache, output, None).unwrap(), "n"), Vec::from_iter(0..name));
     }
-    assert_eq!(lab.cache.family(&Digest::of_bytes(b"f")).unwrap().units.len(), 20);
+    assert_eq!(lab.cache.family(&Digest::of_bytes(b"f")).unwrap().len(), 20);
     let status = lab.cache.status().unwrap();
     assert_eq!((status.actions.count, status.recipes.count, status.batches.count, status.families), (10, 10, 1, 1));
     assert_eq!(status.objects.count, 11, "ten tables and a batch");

@@ -123,10 +123,10 @@ fn a_map_stages_table_is_made_of_the_rows_of_its_units() {
         lab.cache.commit_batch(&batch_record(&lab.cache, family, start..start + 20).unwrap()).unwrap();
     }
     let known = lab.reopened().family(&family).unwrap();
-    assert_eq!(known.units.len(), 60);
+    assert_eq!(known.len(), 60);
     assert!((known.cost.cpu_s - 6.0).abs() < 1e-9);
     let dropped = UnitPlace::Dropped { reason: "fifth".to_owned(), detail: Some("14".to_owned()) };
-    assert_eq!(known.get(&unit_key(14)), Some(&dropped));
+    assert_eq!(known.get(&unit_key(14)), Some(dropped));
     assert_eq!(known.get(&unit_key(60)), None);
     assert_eq!(known.table([&unit_key(1), &unit_key(60)]), Err(unit_key(60)));
 

@@ -36,17 +36,31 @@ pub(super) struct Ran {
     pub(super) peak_memory_bytes: Option<u64>,
 }
 
+/// Why work on units ended before there were no more.
+pub(super) enum Stopped {
+    /// The worker died after it had opened the stage: what it had is to be handed out again. In words, how it `ended ..`.
+    Died(String),
+    /// The stage cannot go on.
+    Failed(RunError),
+}
+
+impl From<RunError> for Stopped {
+    fn from(error: RunError) -> Self {
+        Self::Failed(error)
+    }
+}
+
 /// Opens the stage and works on units until there are no more.
 ///
 /// # Errors
-/// Where the stage cannot be opened or fails; its failed units are answers, not errors.
+/// Where the stage cannot be opened or fails, or the worker dies; its failed units are answers, not errors.
 pub(super) fn run_units(
     opening: Opening<'_>,
     next: &mut dyn FnMut() -> Result<Option<UnitBatch>, StageError>,
     deliver: &mut dyn FnMut(FinishedBatch) -> Result<(), StageError>,
-) -> Result<Ran, RunError> {
+) -> Result<Ran, Stopped> {
     match opening.declaration.place {
-        Place::Inline => inline::run_units(&opening, next, deliver),
+        Place::Inline => Ok(inline::run_units(&opening, next, deliver)?),
         Place::Sandbox | Place::Torch => worker::run_units(opening, next, deliver),
     }
 }

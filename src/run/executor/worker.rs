@@ -1,7 +1,7 @@
 //! Heavy kinds run in a worker: a process that serves one stage, asks for batches and gives them back.
 //! It has a process group of its own, so that Ctrl-C reaches the runner alone; it dies with the runner.
 
-use super::{Opening, Ran};
+use super::{Opening, Ran, Stopped};
 use crate::run::RunError;
 use ablate_stages::job::{Cancel, FinishedBatch, TableStream, UnitBatch, WholeSink};
 use ablate_stages::stage::{Place, StageError};
@@ -12,9 +12,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufReader, BufWriter, ErrorKind};
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::{Mutex, PoisonError};
 
 /// The workers that run, by process id.
@@ -54,6 +54,8 @@ struct Worker {
     from: BufReader<ChildStdout>,
     cancel: Cancel,
     versions: BTreeMap<String, String>,
+    /// How it ended, if it died.
+    ended: Option<String>,
 }
 
 impl Worker {
@@ -77,7 +79,7 @@ impl Worker {
         let to = BufWriter::new(child.stdin.take().expect("piped above"));
         let from = BufReader::new(child.stdout.take().expect("piped above"));
         let cx = opening.context;
-        let mut worker = Self { child, to, from, cancel: cx.cancel.clone(), versions: BTreeMap::new() };
+        let mut worker = Self { child, to, from, cancel: cx.cancel.clone(), versions: BTreeMap::new(), ended: None };
         // Those that ran when the run was cancelled have been told; this one came too late to hear it.
         cx.cancel.check()?;
         let open = ToWorker::Open(OpenStage {
@@ -122,8 +124,20 @@ impl Worker {
     fn death(&mut self) -> StageError {
         match self.child.wait() {
             Ok(_) if self.cancel.is_cancelled() => StageError::Cancelled,
-            Ok(status) => StageError::failed(format!("its worker ended early: {status} (see `ablate logs`)")),
+            Ok(status) => {
+                let how = ending(status);
+                self.ended = Some(how.clone());
+                StageError::failed(format!("its worker {how} (see `ablate logs`)"))
+            }
             Err(error) => StageError::failed(format!("its worker is gone: {error}")),
+        }
+    }
+
+    /// What a failure means: the worker's death, or that of the stage.
+    fn stopped(&mut self, error: StageError) -> Stopped {
+        match self.ended.take() {
+            Some(how) => Stopped::Died(how),
+            None => Stopped::Failed(error.into()),
         }
     }
 
@@ -141,6 +155,19 @@ impl Drop for Worker {
     }
 }
 
+/// How a process ended, in words.
+fn ending(status: ExitStatus) -> String {
+    match status.signal() {
+        // Nobody but the kernel, short of memory, kills a worker so.
+        Some(9) => "was killed by signal 9 (out of memory?)".to_owned(),
+        Some(number) => {
+            let name = Signal::try_from(number).map_or("unknown", Signal::as_str);
+            format!("was killed by signal {number} ({name})")
+        }
+        None => format!("ended early with {status}"),
+    }
+}
+
 fn unexpected(frame: &FromWorker) -> StageError {
     StageError::failed(format!("its worker said {frame:?} out of turn; are `ablate` and its worker of one build?"))
 }
@@ -149,8 +176,17 @@ pub(super) fn run_units(
     opening: Opening<'_>,
     next: &mut dyn FnMut() -> Result<Option<UnitBatch>, StageError>,
     deliver: &mut dyn FnMut(FinishedBatch) -> Result<(), StageError>,
-) -> Result<Ran, RunError> {
+) -> Result<Ran, Stopped> {
+    // A worker that dies before it has opened the stage would die again.
     let mut worker = Worker::start(opening)?;
+    serve_units(&mut worker, next, deliver).map_err(|error| worker.stopped(error))
+}
+
+fn serve_units(
+    worker: &mut Worker,
+    next: &mut dyn FnMut() -> Result<Option<UnitBatch>, StageError>,
+    deliver: &mut dyn FnMut(FinishedBatch) -> Result<(), StageError>,
+) -> Result<Ran, StageError> {
     loop {
         match worker.listen()? {
             (FromWorker::WantBatch, _) => match next()? {
@@ -164,8 +200,8 @@ pub(super) fn run_units(
                 deliver(FinishedBatch { id, rows: decode_rows(&parts[0])?, answers })?;
             }
             (FromWorker::Done { cpu_s, peak_memory_bytes }, _) => return Ok(worker.ran(cpu_s, peak_memory_bytes)),
-            (FromWorker::Failed(failure), _) => return Err(StageError::from(failure).into()),
-            (other, _) => return Err(unexpected(&other).into()),
+            (FromWorker::Failed(failure), _) => return Err(StageError::from(failure)),
+            (other, _) => return Err(unexpected(&other)),
         }
     }
 }
@@ -192,5 +228,17 @@ pub(super) fn run_whole(
             (FromWorker::Failed(failure), _) => return Err(StageError::from(failure).into()),
             (other, _) => return Err(unexpected(&other).into()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_ending_says_what_a_signal_may_mean() {
+        assert_eq!(ending(ExitStatus::from_raw(9)), "was killed by signal 9 (out of memory?)");
+        assert_eq!(ending(ExitStatus::from_raw(11)), "was killed by signal 11 (SIGSEGV)");
+        assert_eq!(ending(ExitStatus::from_raw(3 << 8)), "ended early with exit status: 3");
     }
 }
