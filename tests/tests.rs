@@ -9,4 +9,5 @@ mod lm; // the main job with a real model
 mod run; // running, planning, showing
 mod show; // rows that meet a condition
 mod user; // an ordinary user, without root's rights
-mod versions; // what the examples of all kinds give, held against their versions
+mod versions;
+mod why; // what the examples of all kinds give, held against their versions

@@ -12,6 +12,7 @@ mod run;
 mod schema;
 mod show;
 mod stages;
+mod why;
 
 use crate::cache::{Cache, find_root};
 use crate::pipeline::{Choice, Problems};
@@ -51,6 +52,8 @@ enum Command {
     Run(run::Args),
     /// Says of each stage whether it would run, and why
     Plan(plan::Args),
+    /// Explains why a stage would run or where its result is from, or follows one row through every stage
+    Why(why::Args),
     /// Says what is wrong with a pipeline, all at once; runs nothing
     Check(check::Args),
     /// Lists the kinds of stages, or describes one
@@ -156,6 +159,7 @@ pub fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Run(args) => run::run(&args),
         Command::Plan(args) => plan::run(&args),
+        Command::Why(args) => why::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Stages(args) => stages::run(&args),
         Command::Schema(args) => schema::run(&args),

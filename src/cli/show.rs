@@ -6,6 +6,7 @@ use crate::pipeline::error::nearest;
 use crate::pipeline::located::{Location, Sources};
 use crate::pipeline::{Fault, Problem, Problems};
 use crate::report::rows::{to_json_lines, to_text};
+use crate::run::history::last_failed;
 use ablate_stages::condition::{Condition, ConditionError};
 use ablate_stages::stage::StageError;
 use arrow::array::{BooleanArray, RecordBatch};
@@ -17,7 +18,7 @@ use std::io::IsTerminal;
 pub(super) struct Args {
     #[command(flatten)]
     pipeline: PipelineArgs,
-    /// The stage, or stage.port
+    /// The stage, or stage.port; stage.failed for the units that failed in the newest run
     output: String,
     /// How many rows
     #[arg(long, default_value_t = 10)]
@@ -35,7 +36,14 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args) -> Outcome {
     let (planned, cache) = planned(&args.pipeline)?;
-    let output = output_of(&planned, &cache, &args.output)?;
+    let failed = match args.output.strip_suffix(".failed") {
+        Some(stage) => last_failed(&cache, planned.name(), stage)?,
+        None => None,
+    };
+    let output = match failed {
+        Some(table) => Output::Table(table),
+        None => output_of(&planned, &cache, &args.output)?,
+    };
     let Output::Table(table) = &output else {
         let folder = cache.view(&output)?;
         print(&format!("{}\n", folder.display()))?;

@@ -3,3 +3,5 @@
 pub mod compare;
 pub mod progress;
 pub mod rows;
+pub mod timeline;
+pub mod trace;

@@ -407,6 +407,6 @@ impl Drop for MapWork {
 
 /// Now, in seconds since 1970; for histories and expected durations only.
 #[expect(clippy::disallowed_methods, reason = "a record says when it was made")]
-pub(super) fn unix_s() -> f64 {
+pub(crate) fn unix_s() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |now| now.as_secs_f64())
 }

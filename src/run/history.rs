@@ -165,8 +165,6 @@ pub fn last_notes(
             break;
         }
     }
-    for (name, note) in incomplete {
-        notes.entry(name).or_insert(note);
-    }
-    Ok(notes)
+    incomplete.extend(notes);
+    Ok(incomplete)
 }

@@ -31,6 +31,7 @@ mod whole;
 
 pub use map::{FailedUnit, FailedUnits};
 
+pub(crate) use batch::unix_s;
 pub(crate) use executor::lm_worker;
 
 use crate::cache::{Cache, CacheError, Record, RunEntry};

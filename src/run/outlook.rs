@@ -116,10 +116,10 @@ fn of_step(
     let open: Vec<String> =
         this.needs.iter().filter(|&&need| records[need].is_none()).map(|&n| name(planned, n)).collect();
     outlook.state = if open.is_empty() { State::Run } else { State::DependsOn(open) };
-    if outlook.state == State::Run {
-        if let Some((done, of)) = known_units(planned, cache, step, records)?.filter(|&(done, _)| done > 0) {
-            outlook.state = State::Partly { units: of - done, of };
-        }
+    if outlook.state == State::Run
+        && let Some((done, of)) = known_units(planned, cache, step, records)?.filter(|&(done, _)| done > 0)
+    {
+        outlook.state = State::Partly { units: of - done, of };
     }
     let Some((note, against)) = note_of(planned, step, notes) else {
         outlook.because = vec!["never run".to_owned()];

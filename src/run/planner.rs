@@ -345,12 +345,15 @@ struct Names {
     varied: HashMap<(Option<String>, String), BTreeSet<String>>,
 }
 
+/// A variant, a stage, and a var that it may depend on.
+type Varied<'a> = (Option<&'a str>, &'a str, &'a str);
+
 impl Names {
     fn of(drafted: &[(CheckedCase, Vec<Draft>)]) -> Self {
         let mut as_written = HashSet::new();
         let mut varied: HashMap<(Option<String>, String), BTreeSet<String>> = HashMap::new();
         // A stage depends on a var if its recipe differs where nothing but the var does.
-        let mut seen: HashMap<(Option<&str>, &str, &str, Vec<&str>), Digest> = HashMap::new();
+        let mut seen: HashMap<(Varied<'_>, Vec<&str>), Digest> = HashMap::new();
         for (case, drafts) in drafted {
             for draft in drafts {
                 let name = &case.pipeline.stages[draft.stage].name;
@@ -360,7 +363,7 @@ impl Names {
                 for var in case.seeds.keys() {
                     let others = case.seeds.iter().filter(|(other, _)| *other != var);
                     let others = others.map(|(_, value)| value.as_str()).collect();
-                    let first = seen.entry((case.variant.as_deref(), name, var, others)).or_insert(draft.recipe);
+                    let first = seen.entry(((case.variant.as_deref(), name, var), others)).or_insert(draft.recipe);
                     if *first != draft.recipe {
                         varied.entry((case.variant.clone(), name.clone())).or_default().insert(var.clone());
                     }

@@ -29,6 +29,7 @@ pub struct Pair;
 /// Parameters of `pair`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a parameter of its own, as a pipeline writes it")]
 pub struct Params {
     /// Share of pairs that are written as fill-in-the-middle, from 0 to 1; the others are conversations.
     pub alpha: f64,
