@@ -410,3 +410,7 @@ impl Drop for MapWork {
 pub(super) fn unix_s() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |now| now.as_secs_f64())
 }
+
+#[cfg(test)]
+#[path = "batch_tests.rs"]
+mod tests;

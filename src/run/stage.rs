@@ -27,6 +27,8 @@ pub(super) struct StageRun<'a> {
     /// What the workers of a map stage share.
     pub(super) part: OnceLock<MapPart>,
     pub(super) helpers: AtomicUsize,
+    /// Helpers that are to end.
+    pub(super) to_release: AtomicUsize,
     pub(super) helper_error: Mutex<Option<RunError>>,
     /// The same for those that work ahead.
     pub(super) ahead: Mutex<Option<Arc<MapPart>>>,
@@ -56,6 +58,7 @@ impl<'a> StageRun<'a> {
             step,
             part: OnceLock::new(),
             helpers: AtomicUsize::new(0),
+            to_release: AtomicUsize::new(0),
             helper_error: Mutex::default(),
             ahead: Mutex::default(),
             opening_ahead: Mutex::default(),
