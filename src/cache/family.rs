@@ -86,8 +86,13 @@ pub enum UnitPlace {
 impl BatchRecord {
     /// Returns the name it is filed under, which is that of its units: two processes that did the same batch write one
     /// file, and the first stands.
-    pub(super) fn file_name(&self) -> Digest {
-        Digest::of_parts("ablate batch v1", self.units.iter().map(|unit| unit.key))
+    pub(super) fn file_name(&self) -> String {
+        Digest::of_parts("ablate batch v1", self.units.iter().map(|unit| unit.key)).to_string()
+    }
+
+    /// Returns the name under which a record is filed that stands for earlier ones: it comes before all others, and so counts.
+    pub(super) fn compacted_name(&self) -> String {
+        format!("0-{}", self.file_name())
     }
 }
 
@@ -109,7 +114,7 @@ pub struct Family {
 
 /// [`UnitPlace`], by number.
 #[derive(Debug, Clone, Copy)]
-enum Place {
+pub(super) enum Place {
     Nothing,
     Rows { blob: u32, start: u32, len: u32 },
     Dropped(u32),
@@ -158,7 +163,7 @@ impl Family {
 
     /// Adds a batch that was just committed. A unit that is known already keeps its place.
     pub fn add(&mut self, batch: &BatchRecord) {
-        self.read.insert(batch.file_name().to_string());
+        self.read.insert(batch.file_name());
         self.add_read(batch);
     }
 
@@ -181,6 +186,41 @@ impl Family {
             };
             self.places.insert(unit.key, place);
         }
+    }
+
+    /// Adds a record that stands for earlier ones: its units lie there from now on.
+    pub fn move_to(&mut self, compacted: &BatchRecord) {
+        for unit in &compacted.units {
+            self.places.remove(&unit.key);
+        }
+        self.read.insert(compacted.compacted_name());
+        let cost = self.cost;
+        self.add_read(compacted);
+        self.cost = cost;
+    }
+
+    /// Returns what is known of these units alone.
+    #[must_use]
+    pub fn only(&self, units: &[Digest]) -> Self {
+        let places = units.iter().filter_map(|unit| Some((*unit, *self.places.get(unit)?))).collect();
+        let (blobs, reasons, drops) = (self.blobs.clone(), self.reasons.clone(), self.drops.clone());
+        Self { places, blobs, reasons, drops, ..Self::default() }
+    }
+
+    pub(super) fn place(&self, unit: &Digest) -> Option<Place> {
+        self.places.get(unit).copied()
+    }
+
+    pub(super) fn blob(&self, number: u32) -> (Blob, u64) {
+        self.blobs[number as usize]
+    }
+
+    /// Returns what became of a unit, in a record of units that gave no rows.
+    pub(super) fn outcome(&self, unit: &Digest) -> Option<UnitOutcome> {
+        Some(match self.get(unit)? {
+            UnitPlace::Rows { .. } => UnitOutcome::Rows(0..0),
+            UnitPlace::Dropped { reason, detail } => UnitOutcome::Dropped { reason, detail },
+        })
     }
 
     fn dropped(&mut self, reason: &str, detail: Option<&str>) -> Place {
@@ -302,21 +342,24 @@ impl Cache {
     /// `BadRecord` or `MissingObject` if the record is not consistent or its blob is not stored;
     /// `DiskFull`, `NoPermission`, `ReadOnly` or `Io`.
     pub fn commit_batch(&self, batch: &BatchRecord) -> Result<(), CacheError> {
+        self.commit_batch_at(batch, &self.layout().batch(&batch.family, &batch.file_name()))
+    }
+
+    pub(super) fn commit_batch_at(&self, batch: &BatchRecord, path: &Path) -> Result<(), CacheError> {
         check_batch(batch)?;
         if let Some(part) = batch.rows.as_ref().filter(|part| !self.has(&part.blob)) {
             return Err(CacheError::MissingObject { hash: part.blob.hash });
         }
-        let path = self.layout().batch(&batch.family, &batch.file_name());
         let text = encode(batch, "batch")?;
         let doing = "recording a finished batch";
-        if self.write_new(&path, &text, doing)? {
+        if self.write_new(path, &text, doing)? {
             return Ok(());
         }
-        let earlier = self.read_sealed::<BatchRecord>(&path, Some(&batch.family), RECORD_FORMAT);
+        let earlier = self.read_sealed::<BatchRecord>(path, Some(&batch.family), RECORD_FORMAT);
         if earlier.is_some_and(|earlier| earlier.rows.is_none_or(|part| self.has(&part.blob))) {
             return Ok(());
         }
-        self.write_whole(&path, &text, doing)
+        self.write_whole(path, &text, doing)
     }
 }
 

@@ -219,7 +219,10 @@ impl StageRun<'_> {
         let ArtifactKind::Table { columns, measured } = &first.artifact else {
             return Err(StageError::failed("a map stage writes a table; this is a bug of the kind").into());
         };
-        let table = self.run.cache.table_output(&schema_of(columns), work.table()?, measured)?;
+        let schema = schema_of(columns);
+        // A table in many pieces is a table: whatever is wrong with the cache, the next lines will meet.
+        let _ = work.compact(&schema);
+        let table = self.run.cache.table_output(&schema, work.table()?, measured)?;
         let (dropped_table, dropped) = self.dropped_table(work)?;
         let outputs = BTreeMap::from([
             (first.name.clone(), Output::Table(table)),
