@@ -96,12 +96,12 @@ impl BatchRecord {
     }
 }
 
-/// What is known of a family's units, at some fifty bytes a unit: a stage may have millions.
+/// What is known of a family's units, at some forty bytes a unit: a stage may have millions.
 #[derive(Debug, Clone, Default)]
 pub struct Family {
     /// Of two batches with the same unit the one whose record's name comes first counts, so that every reader finds the
     /// same rows.
-    places: HashMap<Digest, Place>,
+    places: HashMap<Short, Place>,
     /// The blobs of all batches and how many rows each has.
     blobs: Vec<(Blob, u64)>,
     reasons: Vec<String>,
@@ -110,6 +110,15 @@ pub struct Family {
     pub(super) read: HashSet<String>,
     /// What all its batches took together; the mean per unit is the estimate for the next.
     pub cost: Cost,
+}
+
+/// Half of a unit's key, which tells a family's units apart as well as the whole does.
+type Short = [u8; 16];
+
+fn short(unit: &Digest) -> Short {
+    let mut half = [0; 16];
+    half.copy_from_slice(&unit.as_bytes()[..16]);
+    half
 }
 
 /// [`UnitPlace`], by number.
@@ -123,7 +132,7 @@ pub(super) enum Place {
 impl Family {
     /// Returns where a unit's result is.
     pub fn get(&self, unit: &Digest) -> Option<UnitPlace> {
-        Some(match *self.places.get(unit)? {
+        Some(match *self.places.get(&short(unit))? {
             Place::Nothing => UnitPlace::Rows { blob: None, rows: 0..0, blob_rows: 0 },
             Place::Rows { blob, start, len } => {
                 let (blob, blob_rows) = self.blobs[blob as usize];
@@ -143,12 +152,12 @@ impl Family {
 
     /// Returns whether a unit is done.
     pub fn has(&self, unit: &Digest) -> bool {
-        self.places.contains_key(unit)
+        self.places.contains_key(&short(unit))
     }
 
     /// Returns whether a unit is done and gave no rows for a reason.
     pub fn is_dropped(&self, unit: &Digest) -> bool {
-        matches!(self.places.get(unit), Some(Place::Dropped(_)))
+        matches!(self.places.get(&short(unit)), Some(Place::Dropped(_)))
     }
 
     /// Returns how many units are done.
@@ -174,7 +183,7 @@ impl Family {
         let blob = self.blobs.len() as u32;
         self.blobs.extend(batch.rows.as_ref().map(|part| (part.blob, part.blob_rows)));
         for unit in &batch.units {
-            if self.places.contains_key(&unit.key) {
+            if self.places.contains_key(&short(&unit.key)) {
                 continue;
             }
             let place = match &unit.outcome {
@@ -184,14 +193,14 @@ impl Family {
                 }
                 UnitOutcome::Dropped { reason, detail } => self.dropped(reason, detail.as_deref()),
             };
-            self.places.insert(unit.key, place);
+            self.places.insert(short(&unit.key), place);
         }
     }
 
     /// Adds a record that stands for earlier ones: its units lie there from now on.
     pub fn move_to(&mut self, compacted: &BatchRecord) {
         for unit in &compacted.units {
-            self.places.remove(&unit.key);
+            self.places.remove(&short(&unit.key));
         }
         self.read.insert(compacted.compacted_name());
         let cost = self.cost;
@@ -202,13 +211,13 @@ impl Family {
     /// Returns what is known of these units alone.
     #[must_use]
     pub fn only(&self, units: &[Digest]) -> Self {
-        let places = units.iter().filter_map(|unit| Some((*unit, *self.places.get(unit)?))).collect();
+        let places = units.iter().filter_map(|unit| Some((short(unit), *self.places.get(&short(unit))?))).collect();
         let (blobs, reasons, drops) = (self.blobs.clone(), self.reasons.clone(), self.drops.clone());
         Self { places, blobs, reasons, drops, ..Self::default() }
     }
 
     pub(super) fn place(&self, unit: &Digest) -> Option<Place> {
-        self.places.get(unit).copied()
+        self.places.get(&short(unit)).copied()
     }
 
     pub(super) fn blob(&self, number: u32) -> (Blob, u64) {
@@ -243,7 +252,7 @@ impl Family {
         let mut order: Vec<u32> = Vec::new();
         let mut ranges: BTreeMap<u32, Vec<Range<u64>>> = BTreeMap::new();
         for unit in units {
-            let Place::Rows { blob, start, len } = *self.places.get(unit).ok_or(*unit)? else { continue };
+            let Place::Rows { blob, start, len } = *self.places.get(&short(unit)).ok_or(*unit)? else { continue };
             let (start, end) = (u64::from(start), u64::from(start) + u64::from(len));
             let found = ranges.entry(blob).or_insert_with(|| {
                 order.push(blob);

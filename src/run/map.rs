@@ -18,6 +18,7 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -43,8 +44,15 @@ impl StageRun<'_> {
     pub(super) fn map(&self, group_by: Option<&str>, inputs: &BTreeMap<String, Output>) -> Result<Made, RunError> {
         // What was done ahead is in the family.
         lock(&self.ahead).take();
-        let part = self.open_part(group_by, inputs)?;
-        let part = self.part.get_or_init(|| part);
+        let part = Arc::new(self.open_part(group_by, inputs)?);
+        *lock(&self.part) = Some(Arc::clone(&part));
+        let made = self.map_part(&part);
+        // Its memory is for the stages that still run.
+        lock(&self.part).take();
+        made
+    }
+
+    fn map_part(&self, part: &MapPart) -> Result<Made, RunError> {
         let (work, stage) = (&part.work, self.name().to_owned());
         let reused = work.num_done();
         self.run.tell(&Event::StageStarted { stage, units: Some(work.num_units()), reused });
@@ -81,14 +89,14 @@ impl StageRun<'_> {
 
     /// Works on units as one worker more, until there are none or its tokens are wanted elsewhere.
     pub(super) fn help(&self) {
-        let Some(part) = self.part.get() else { return };
+        let Some(part) = lock(&self.part).clone() else { return };
         self.helpers.fetch_add(1, Ordering::SeqCst);
         let is_released = Cell::new(false);
         let goes_on = || {
             is_released.set(is_released.get() || self.is_released());
             !is_released.get()
         };
-        if let Err(error) = self.work(part, &goes_on) {
+        if let Err(error) = self.work(&part, &goes_on) {
             lock(&self.helper_error).get_or_insert(error);
         }
         // Whoever ends, for whatever reason, is one that need not be told to.
