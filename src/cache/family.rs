@@ -86,17 +86,22 @@ pub enum UnitPlace {
 impl BatchRecord {
     /// Returns the name it is filed under, which is that of its units: two processes that did the same batch write one
     /// file, and the first stands.
-    pub(super) fn file_name(&self) -> Digest {
-        Digest::of_parts("ablate batch v1", self.units.iter().map(|unit| unit.key))
+    pub(super) fn file_name(&self) -> String {
+        Digest::of_parts("ablate batch v1", self.units.iter().map(|unit| unit.key)).to_string()
+    }
+
+    /// Returns the name under which a record is filed that stands for earlier ones: it comes before all others, and so counts.
+    pub(super) fn compacted_name(&self) -> String {
+        format!("0-{}", self.file_name())
     }
 }
 
-/// What is known of a family's units, at some fifty bytes a unit: a stage may have millions.
+/// What is known of a family's units, at some forty bytes a unit: a stage may have millions.
 #[derive(Debug, Clone, Default)]
 pub struct Family {
     /// Of two batches with the same unit the one whose record's name comes first counts, so that every reader finds the
     /// same rows.
-    places: HashMap<Digest, Place>,
+    places: HashMap<Short, Place>,
     /// The blobs of all batches and how many rows each has.
     blobs: Vec<(Blob, u64)>,
     reasons: Vec<String>,
@@ -107,9 +112,18 @@ pub struct Family {
     pub cost: Cost,
 }
 
+/// Half of a unit's key, which tells a family's units apart as well as the whole does.
+type Short = [u8; 16];
+
+fn short(unit: &Digest) -> Short {
+    let mut half = [0; 16];
+    half.copy_from_slice(&unit.as_bytes()[..16]);
+    half
+}
+
 /// [`UnitPlace`], by number.
 #[derive(Debug, Clone, Copy)]
-enum Place {
+pub(super) enum Place {
     Nothing,
     Rows { blob: u32, start: u32, len: u32 },
     Dropped(u32),
@@ -118,7 +132,7 @@ enum Place {
 impl Family {
     /// Returns where a unit's result is.
     pub fn get(&self, unit: &Digest) -> Option<UnitPlace> {
-        Some(match *self.places.get(unit)? {
+        Some(match *self.places.get(&short(unit))? {
             Place::Nothing => UnitPlace::Rows { blob: None, rows: 0..0, blob_rows: 0 },
             Place::Rows { blob, start, len } => {
                 let (blob, blob_rows) = self.blobs[blob as usize];
@@ -138,12 +152,12 @@ impl Family {
 
     /// Returns whether a unit is done.
     pub fn has(&self, unit: &Digest) -> bool {
-        self.places.contains_key(unit)
+        self.places.contains_key(&short(unit))
     }
 
     /// Returns whether a unit is done and gave no rows for a reason.
     pub fn is_dropped(&self, unit: &Digest) -> bool {
-        matches!(self.places.get(unit), Some(Place::Dropped(_)))
+        matches!(self.places.get(&short(unit)), Some(Place::Dropped(_)))
     }
 
     /// Returns how many units are done.
@@ -158,7 +172,7 @@ impl Family {
 
     /// Adds a batch that was just committed. A unit that is known already keeps its place.
     pub fn add(&mut self, batch: &BatchRecord) {
-        self.read.insert(batch.file_name().to_string());
+        self.read.insert(batch.file_name());
         self.add_read(batch);
     }
 
@@ -169,7 +183,7 @@ impl Family {
         let blob = self.blobs.len() as u32;
         self.blobs.extend(batch.rows.as_ref().map(|part| (part.blob, part.blob_rows)));
         for unit in &batch.units {
-            if self.places.contains_key(&unit.key) {
+            if self.places.contains_key(&short(&unit.key)) {
                 continue;
             }
             let place = match &unit.outcome {
@@ -179,8 +193,43 @@ impl Family {
                 }
                 UnitOutcome::Dropped { reason, detail } => self.dropped(reason, detail.as_deref()),
             };
-            self.places.insert(unit.key, place);
+            self.places.insert(short(&unit.key), place);
         }
+    }
+
+    /// Adds a record that stands for earlier ones: its units lie there from now on.
+    pub fn move_to(&mut self, compacted: &BatchRecord) {
+        for unit in &compacted.units {
+            self.places.remove(&short(&unit.key));
+        }
+        self.read.insert(compacted.compacted_name());
+        let cost = self.cost;
+        self.add_read(compacted);
+        self.cost = cost;
+    }
+
+    /// Returns what is known of these units alone.
+    #[must_use]
+    pub fn only(&self, units: &[Digest]) -> Self {
+        let places = units.iter().filter_map(|unit| Some((short(unit), *self.places.get(&short(unit))?))).collect();
+        let (blobs, reasons, drops) = (self.blobs.clone(), self.reasons.clone(), self.drops.clone());
+        Self { places, blobs, reasons, drops, ..Self::default() }
+    }
+
+    pub(super) fn place(&self, unit: &Digest) -> Option<Place> {
+        self.places.get(&short(unit)).copied()
+    }
+
+    pub(super) fn blob(&self, number: u32) -> (Blob, u64) {
+        self.blobs[number as usize]
+    }
+
+    /// Returns what became of a unit, in a record of units that gave no rows.
+    pub(super) fn outcome(&self, unit: &Digest) -> Option<UnitOutcome> {
+        Some(match self.get(unit)? {
+            UnitPlace::Rows { .. } => UnitOutcome::Rows(0..0),
+            UnitPlace::Dropped { reason, detail } => UnitOutcome::Dropped { reason, detail },
+        })
     }
 
     fn dropped(&mut self, reason: &str, detail: Option<&str>) -> Place {
@@ -203,7 +252,7 @@ impl Family {
         let mut order: Vec<u32> = Vec::new();
         let mut ranges: BTreeMap<u32, Vec<Range<u64>>> = BTreeMap::new();
         for unit in units {
-            let Place::Rows { blob, start, len } = *self.places.get(unit).ok_or(*unit)? else { continue };
+            let Place::Rows { blob, start, len } = *self.places.get(&short(unit)).ok_or(*unit)? else { continue };
             let (start, end) = (u64::from(start), u64::from(start) + u64::from(len));
             let found = ranges.entry(blob).or_insert_with(|| {
                 order.push(blob);
@@ -302,21 +351,24 @@ impl Cache {
     /// `BadRecord` or `MissingObject` if the record is not consistent or its blob is not stored;
     /// `DiskFull`, `NoPermission`, `ReadOnly` or `Io`.
     pub fn commit_batch(&self, batch: &BatchRecord) -> Result<(), CacheError> {
+        self.commit_batch_at(batch, &self.layout().batch(&batch.family, &batch.file_name()))
+    }
+
+    pub(super) fn commit_batch_at(&self, batch: &BatchRecord, path: &Path) -> Result<(), CacheError> {
         check_batch(batch)?;
         if let Some(part) = batch.rows.as_ref().filter(|part| !self.has(&part.blob)) {
             return Err(CacheError::MissingObject { hash: part.blob.hash });
         }
-        let path = self.layout().batch(&batch.family, &batch.file_name());
         let text = encode(batch, "batch")?;
         let doing = "recording a finished batch";
-        if self.write_new(&path, &text, doing)? {
+        if self.write_new(path, &text, doing)? {
             return Ok(());
         }
-        let earlier = self.read_sealed::<BatchRecord>(&path, Some(&batch.family), RECORD_FORMAT);
+        let earlier = self.read_sealed::<BatchRecord>(path, Some(&batch.family), RECORD_FORMAT);
         if earlier.is_some_and(|earlier| earlier.rows.is_none_or(|part| self.has(&part.blob))) {
             return Ok(());
         }
-        self.write_whole(&path, &text, doing)
+        self.write_whole(path, &text, doing)
     }
 }
 

@@ -4,7 +4,7 @@
 //! objects/ab/cdef..        blobs by hash, read-only
 //! actions/<key>.json       what is known of a finished action
 //! recipes/<recipe>.json    which key a recipe came to
-//! maps/<family>/<batch>.json   finished batches of a map stage
+//! maps/<family>/<batch>.json   finished batches of a map stage; 0-<batch>.json stands for earlier ones
 //! digests/<table>.json     digests of column subsets, computed once
 //! stats/<path>.json        digests of files outside, by path, size, times and inode
 //! views/<digest>/          artifacts as folders of hard links
@@ -84,7 +84,7 @@ impl Layout {
         self.maps().join(family.to_string())
     }
 
-    pub(super) fn batch(&self, family: &Digest, batch: &Digest) -> PathBuf {
+    pub(super) fn batch(&self, family: &Digest, batch: &str) -> PathBuf {
         self.family(family).join(format!("{batch}.json"))
     }
 

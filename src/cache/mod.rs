@@ -10,6 +10,7 @@
 //!   .action(&key) / .recipe(&recipe) -> Option<Record>                record.rs
 //!   .commit(Record) / .link_recipe(&recipe, &key)                     record.rs
 //!   .family(&family) -> Family / .commit_batch(BatchRecord)           family.rs
+//!   .compact_units(&family, ..) -> records in place of many           compact.rs
 //!   .put_folder(..) -> FilesOutput                                    files.rs
 //!   .digest_path(&path) -> PathDigest                                 files.rs
 //!   .view(&Output) -> folder of hard links                            view.rs
@@ -27,6 +28,7 @@
 //! - Only `layout.rs` knows where things lie.
 //! - Looking things up never writes, so that a cache without write permission can be read.
 
+mod compact;
 mod digest;
 mod error;
 mod family;

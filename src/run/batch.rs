@@ -13,6 +13,7 @@ use crate::cache::{
 use ablate_stages::columns::Dropped;
 use ablate_stages::job::{FinishedBatch, UnitAnswer, UnitBatch};
 use ablate_stages::stage::StageError;
+use arrow::datatypes::Schema;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
@@ -341,6 +342,24 @@ impl MapWork {
         claims.known.table(done).unwrap_or_default()
     }
 
+    /// Writes the rows into few blobs, if they lie in many small ones.
+    ///
+    /// # Errors
+    /// Where the cache cannot be read or written: what was there before is there then.
+    pub(super) fn compact(&self, schema: &Schema) -> Result<(), RunError> {
+        if !self.table()?.is_fragmented() {
+            return Ok(());
+        }
+        let (units, known) = {
+            let (units, claims) = (self.units(), self.claims.state());
+            (units.keys().to_vec(), claims.known.only(units.keys()))
+        };
+        let records = self.cache.compact_units(&self.claims.family(), schema, &units, &known)?;
+        let mut claims = self.claims.state();
+        records.iter().for_each(|record| claims.known.move_to(record));
+        Ok(())
+    }
+
     /// Where the stage's rows lie.
     ///
     /// # Errors
@@ -410,3 +429,7 @@ impl Drop for MapWork {
 pub(crate) fn unix_s() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |now| now.as_secs_f64())
 }
+
+#[cfg(test)]
+#[path = "batch_tests.rs"]
+mod tests;

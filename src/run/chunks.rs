@@ -18,7 +18,7 @@ const CHUNK_ROWS: u64 = 1024;
 /// Stored bytes of a chunk, about: wide rows come in smaller chunks.
 const CHUNK_BYTES: u64 = 1 << 20;
 /// Decoded bytes that are held.
-const HELD_BYTES: usize = 32 << 20;
+const HELD_BYTES: usize = 16 << 20;
 /// Readers that are kept where they are: one for each of some workers that walk different stretches.
 const KEPT_CURSORS: usize = 4;
 

@@ -217,6 +217,7 @@ fn obey<'scope, 'env: 'scope>(
         Do::GoAhead(step) => {
             scope.spawn(move || run.say(Message::AheadEnded(step, stages[step].go_ahead())));
         }
+        Do::Release(step) => stages[step].release_helper(),
         Do::GoOn(step) => run.gate(step).open(true),
         Do::GiveUp(step) => run.gate(step).open(false),
         Do::Skip(step, because) => {

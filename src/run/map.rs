@@ -10,9 +10,11 @@ use crate::cache::{Output, TableOutput};
 use ablate_stages::columns::{Dropped, columns_of, schema_of};
 use ablate_stages::job::{FinishedBatch, conform};
 use ablate_stages::stage::{ArtifactKind, Place, StageError};
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -38,8 +40,15 @@ impl StageRun<'_> {
     pub(super) fn map(&self, group_by: Option<&str>, inputs: &BTreeMap<String, Output>) -> Result<Made, RunError> {
         // What was done ahead is in the family.
         lock(&self.ahead).take();
-        let part = self.open_part(group_by, inputs)?;
-        let part = self.part.get_or_init(|| part);
+        let part = Arc::new(self.open_part(group_by, inputs)?);
+        *lock(&self.part) = Some(Arc::clone(&part));
+        let made = self.map_part(&part);
+        // Its memory is for the stages that still run.
+        lock(&self.part).take();
+        made
+    }
+
+    fn map_part(&self, part: &MapPart) -> Result<Made, RunError> {
         let (work, stage) = (&part.work, self.name().to_owned());
         let reused = work.num_done();
         self.run.tell(&Event::StageStarted { stage, units: Some(work.num_units()), reused });
@@ -65,7 +74,7 @@ impl StageRun<'_> {
     fn work_with_helpers(&self, part: &MapPart) -> Result<(), RunError> {
         let room = (part.work.num_pending() / 16).min(self.run.cpus.saturating_sub(1));
         self.run.say(Message::Has(self.step, room));
-        let result = self.work(part);
+        let result = self.work(part, &|| true);
         self.run.say(Message::Has(self.step, 0));
         while self.helpers.load(Ordering::SeqCst) > 0 {
             std::thread::sleep(Duration::from_millis(2));
@@ -74,20 +83,37 @@ impl StageRun<'_> {
         lock(&self.helper_error).take().map_or(Ok(()), Err)
     }
 
-    /// Works on units as one worker more, until there are none.
+    /// Works on units as one worker more, until there are none or its tokens are wanted elsewhere.
     pub(super) fn help(&self) {
-        let Some(part) = self.part.get() else { return };
+        let Some(part) = lock(&self.part).clone() else { return };
         self.helpers.fetch_add(1, Ordering::SeqCst);
-        if let Err(error) = self.work(part) {
+        let is_released = Cell::new(false);
+        let goes_on = || {
+            is_released.set(is_released.get() || self.is_released());
+            !is_released.get()
+        };
+        if let Err(error) = self.work(&part, &goes_on) {
             lock(&self.helper_error).get_or_insert(error);
         }
+        // Whoever ends, for whatever reason, is one that need not be told to.
+        goes_on();
         self.helpers.fetch_sub(1, Ordering::SeqCst);
     }
 
+    /// Lets one helper end, once it has done what it has.
+    pub(super) fn release_helper(&self) {
+        self.to_release.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn is_released(&self) -> bool {
+        let less = |wanted: usize| wanted.checked_sub(1);
+        self.to_release.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less).is_ok()
+    }
+
     /// One worker's share of a map stage; in place of one that dies another is started.
-    fn work(&self, part: &MapPart) -> Result<(), RunError> {
+    fn work(&self, part: &MapPart, goes_on: &dyn Fn() -> bool) -> Result<(), RunError> {
         let work = &part.work;
-        while work.has_work() {
+        while work.has_work() && goes_on() {
             self.run.cancel.check()?;
             let (worker, log) = (work.hire(), self.run.entry.log_path(self.name()));
             let log_start = std::fs::metadata(&log).map_or(0, |found| found.len());
@@ -103,7 +129,7 @@ impl StageRun<'_> {
                 });
                 Ok(())
             };
-            let mut next = || work.next(worker, self.run.cpus);
+            let mut next = || if goes_on() { work.next(worker, self.run.cpus) } else { Ok(None) };
             match self.serve(part, &mut next, &mut deliver) {
                 Ok(ran) => self.note(ran),
                 Err(Stopped::Died(how)) => {
@@ -163,7 +189,10 @@ impl StageRun<'_> {
         let ArtifactKind::Table { columns, measured } = &first.artifact else {
             return Err(StageError::failed("a map stage writes a table; this is a bug of the kind").into());
         };
-        let table = self.run.cache.table_output(&schema_of(columns), work.table()?, measured)?;
+        let schema = schema_of(columns);
+        // A table in many pieces is a table: whatever is wrong with the cache, the next lines will meet.
+        let _ = work.compact(&schema);
+        let table = self.run.cache.table_output(&schema, work.table()?, measured)?;
         let (dropped_table, dropped) = self.dropped_table(work)?;
         let outputs = BTreeMap::from([
             (first.name.clone(), Output::Table(table)),

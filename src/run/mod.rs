@@ -183,7 +183,8 @@ struct Teller<'a> {
 
 impl Teller<'_> {
     fn tell(&self, event: &Event) {
-        let timed = Timed { at_s: self.began.elapsed().as_secs_f64(), event };
+        // To the millisecond: a line is for reading, and for drawing.
+        let timed = Timed { at_s: self.began.elapsed().as_millis() as f64 / 1e3, event };
         self.observer.observe(&timed);
         // A full disk is told by the stage that meets it; the history is not worth ending a run for.
         let _ = self.entry.map(|entry| entry.event(&timed));

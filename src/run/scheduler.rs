@@ -47,6 +47,8 @@ pub(super) enum Do {
     GoOn(usize),
     /// Give the running stage one worker more.
     Help(usize),
+    /// Let one of the helpers of the running stage end, once it has done what it has.
+    Release(usize),
     /// Start a worker of the stage on what the stage that it follows has given so far.
     GoAhead(usize),
     /// Tell the stage that waits that it is not to run any more; it answers with `Failed`, or with `Done` after all.
@@ -73,6 +75,8 @@ pub(super) struct Scheduler {
     nodes: Vec<Node>,
     states: Vec<State>,
     room: Vec<usize>,
+    /// Helpers, and those of them that were told to end.
+    helpers: Vec<(usize, usize)>,
     /// Workers that could go ahead, and those that do.
     ahead: Vec<(usize, usize)>,
     free_cpus: u32,
@@ -94,6 +98,7 @@ impl Scheduler {
             nodes,
             states: vec![State::Waiting; count],
             room: vec![0; count],
+            helpers: vec![(0, 0); count],
             ahead: vec![(0, 0); count],
             free_cpus: cpus.max(1),
             free_gpus: gpus,
@@ -113,7 +118,11 @@ impl Scheduler {
         let was_stopping = self.stopping;
         match happened {
             Happened::HasRoom(stage, workers) => self.room[stage] = workers,
-            Happened::HelperEnded(stage) => self.release(stage),
+            Happened::HelperEnded(stage) => {
+                let (busy, leaving) = self.helpers[stage];
+                self.helpers[stage] = (busy - 1, leaving.saturating_sub(1));
+                self.release(stage);
+            }
             Happened::CanGoAhead(stage, workers) => self.ahead[stage].0 = workers,
             Happened::AheadEnded(stage) => {
                 self.ahead[stage].1 -= 1;
@@ -188,16 +197,11 @@ impl Scheduler {
             }
         }
         for stage in 0..self.nodes.len() {
-            let ready = self.states[stage] == State::Waiting
-                && self.nodes[stage].wanted
-                && self.nodes[stage].needs.iter().all(|&need| self.states[need] == State::Done);
-            if ready && self.take(stage) {
+            if self.is_ready(stage) && self.take(stage) {
+                let order = if self.states[stage] == State::Waiting { Do::Start(stage) } else { Do::GoOn(stage) };
+                self.num_running += usize::from(order == Do::Start(stage));
                 self.states[stage] = State::Running;
-                self.num_running += 1;
-                orders.push(Do::Start(stage));
-            } else if self.states[stage] == State::Unparked && !self.stopping && self.take(stage) {
-                self.states[stage] = State::Running;
-                orders.push(Do::GoOn(stage));
+                orders.push(order);
             }
         }
         if self.stopping {
@@ -210,14 +214,59 @@ impl Scheduler {
                 orders.push(Do::GoAhead(stage));
             }
         }
+        // Helpers make room for a stage that found none, and for a first worker that goes ahead.
+        let wanting = (0..self.nodes.len())
+            .find(|&stage| self.is_ready(stage))
+            .or_else(|| (0..self.nodes.len()).find(|&stage| self.can_go_ahead(stage) && self.ahead[stage].1 == 0));
+        if wanting.is_some_and(|stage| self.make_room(stage, &mut orders)) {
+            return orders;
+        }
         // The rest goes to the running stages that can use it, the earliest first.
         for stage in 0..self.nodes.len() {
             while self.room[stage] > 0 && self.take(stage) {
                 self.room[stage] -= 1;
+                self.helpers[stage].0 += 1;
                 orders.push(Do::Help(stage));
             }
         }
         orders
+    }
+
+    /// Whether a stage only lacks tokens.
+    fn is_ready(&self, stage: usize) -> bool {
+        match self.states[stage] {
+            State::Waiting => {
+                let node = &self.nodes[stage];
+                node.wanted && node.needs.iter().all(|&need| self.states[need] == State::Done)
+            }
+            State::Unparked => !self.stopping,
+            _ => false,
+        }
+    }
+
+    /// Tells as many helpers to end as hold the tokens that a stage lacks. Returns whether it will have them.
+    fn make_room(&mut self, stage: usize, orders: &mut Vec<Do>) -> bool {
+        let (wants, mut helpers) = (self.nodes[stage].clone(), self.helpers.clone());
+        let (mut cpus, mut gpus) = (self.free_cpus, self.free_gpus);
+        for (node, (_, leaving)) in self.nodes.iter().zip(&helpers) {
+            cpus += node.cpus * *leaving as u32;
+            gpus += node.gpus * *leaving as u32;
+        }
+        let mut told = Vec::new();
+        while cpus < wants.cpus || gpus < wants.gpus {
+            let stays = |helper: usize| helpers[helper].0 - helpers[helper].1;
+            let of_use = |helper: usize| cpus < wants.cpus || self.nodes[helper].gpus > 0;
+            let most =
+                (0..helpers.len()).filter(|&helper| stays(helper) > 0 && of_use(helper)).max_by_key(|&h| stays(h));
+            let Some(helper) = most else { return false };
+            helpers[helper].1 += 1;
+            cpus += self.nodes[helper].cpus;
+            gpus += self.nodes[helper].gpus;
+            told.push(Do::Release(helper));
+        }
+        self.helpers = helpers;
+        orders.extend(told);
+        true
     }
 
     /// Whether a worker more of the stage could work on what the stage above has given so far, all other inputs being there.
@@ -374,5 +423,28 @@ mod tests {
         assert_eq!(scheduler.handle(Happened::Failed(1)), []);
         assert!(scheduler.is_over());
         assert_eq!(scheduler.free_cpus, 2);
+    }
+
+    #[test]
+    fn helpers_make_room_for_a_stage_that_is_ready_and_for_one_that_goes_ahead() {
+        let mut scheduler = Scheduler::new(followed(), 2, 0, false);
+        scheduler.begin();
+        scheduler.handle(Happened::Done(0));
+        scheduler.handle(Happened::Done(3));
+        assert_eq!(scheduler.handle(Happened::HasRoom(1, 9)), [Do::Help(1)]);
+        assert_eq!(scheduler.handle(Happened::CanGoAhead(2, 2)), [Do::Release(1)]);
+        // Told once; what it leaves is not given to another helper.
+        assert_eq!(scheduler.handle(Happened::CanGoAhead(2, 3)), []);
+        assert_eq!(scheduler.handle(Happened::HelperEnded(1)), [Do::GoAhead(2)]);
+        scheduler.handle(Happened::CanGoAhead(2, 0));
+        assert_eq!(scheduler.handle(Happened::AheadEnded(2)), [Do::Help(1)]);
+
+        // 1 helps itself to all there is; then 2, which needs a GPU too, is ready: no helper has one, so none need leave.
+        let node = |needs: &[usize], gpus| Node { needs: needs.to_vec(), gpus, cpus: 1, wanted: true, follows: None };
+        let mut scheduler = Scheduler::new(vec![node(&[], 0), node(&[], 0), node(&[0], 1), node(&[], 1)], 4, 1, false);
+        assert_eq!(scheduler.begin(), [Do::Start(0), Do::Start(1), Do::Start(3)]);
+        assert_eq!(scheduler.handle(Happened::HasRoom(1, 9)), [Do::Help(1)]);
+        assert_eq!(scheduler.handle(Happened::Done(0)), [Do::Help(1)]);
+        assert_eq!(scheduler.handle(Happened::Done(3)), [Do::Start(2)]);
     }
 }

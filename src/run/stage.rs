@@ -17,16 +17,18 @@ use ablate_stages::stage::{Declaration, StageError, Work};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, AtomicUsize};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// One stage on its way.
 pub(super) struct StageRun<'a> {
     pub(super) run: &'a Context<'a>,
     pub(super) step: usize,
-    /// What the workers of a map stage share.
-    pub(super) part: OnceLock<MapPart>,
+    /// What the workers of a map stage share, while it runs.
+    pub(super) part: Mutex<Option<Arc<MapPart>>>,
     pub(super) helpers: AtomicUsize,
+    /// Helpers that are to end.
+    pub(super) to_release: AtomicUsize,
     pub(super) helper_error: Mutex<Option<RunError>>,
     /// The same for those that work ahead.
     pub(super) ahead: Mutex<Option<Arc<MapPart>>>,
@@ -54,8 +56,9 @@ impl<'a> StageRun<'a> {
         Self {
             run,
             step,
-            part: OnceLock::new(),
+            part: Mutex::default(),
             helpers: AtomicUsize::new(0),
+            to_release: AtomicUsize::new(0),
             helper_error: Mutex::default(),
             ahead: Mutex::default(),
             opening_ahead: Mutex::default(),

@@ -16,6 +16,8 @@ fn write_everything(cache: &Cache, round: i64) -> Result<(), CacheError> {
     for start in [first, first + 20] {
         cache.commit_batch(&batch_record(cache, family, start..start + 20)?)?;
     }
+    let units: Vec<Digest> = (first..first + 40).map(unit_key).collect();
+    cache.compact_units(&family, &rows(0..1).schema(), &units, &cache.family(&family)?)?;
     let scratch = cache.scratch()?;
     std::fs::write(scratch.path().join("config.json"), format!("{{\"round\":{round}}}")).unwrap();
     std::fs::write(scratch.path().join("weights"), vec![7; 100_000]).unwrap();

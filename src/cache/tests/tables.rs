@@ -196,3 +196,81 @@ fn a_view_holds_the_stored_files_themselves_and_mends_itself() {
     assert_eq!(lab.cache.view(&output).unwrap(), view);
     assert_eq!(std::fs::read(view.join("config.json")).unwrap(), b"{}");
 }
+
+/// A family in forty batches of five rows, and the table of all its units but the last three.
+fn fragments(lab: &Lab, family: &Digest) -> (Vec<Digest>, Table) {
+    for start in (0..200).step_by(5) {
+        lab.cache.commit_batch(&batch_record(&lab.cache, *family, start..start + 5).unwrap()).unwrap();
+    }
+    let units: Vec<Digest> = (0..197).map(unit_key).collect();
+    let table = lab.cache.family(family).unwrap().table(&units).unwrap();
+    (units, table)
+}
+
+fn records_of(lab: &Lab, family: &Digest) -> Vec<std::path::PathBuf> {
+    let folder = lab.cache.layout().root().join("maps").join(family.to_string());
+    std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect()
+}
+
+#[test]
+fn many_small_batches_become_one_and_mean_the_same() {
+    let lab = Lab::new();
+    let family = Digest::of_bytes(b"family");
+    let (units, table) = fragments(&lab, &family);
+    let schema = rows(0..1).schema();
+    assert!(table.is_fragmented());
+    let output = |table: Table| lab.cache.table_output(&schema, table, &["wall_s".to_owned()]).unwrap();
+    let before = output(table);
+    let mut known = lab.cache.family(&family).unwrap();
+    let made = lab.cache.compact_units(&family, &schema, &units, &known).unwrap();
+    assert_eq!(made.len(), 1);
+    made.iter().for_each(|record| known.move_to(record));
+    // Here, for those who read the family before, and for those who read it now.
+    let mut refreshed = known.clone();
+    lab.reopened().refresh_family(&family, &mut refreshed).unwrap();
+    for known in [known, refreshed, lab.reopened().family(&family).unwrap()] {
+        assert_eq!(known.len(), 200);
+        let table = known.table(&units).unwrap();
+        assert_eq!((table.rows, table.parts.len(), table.is_fragmented()), (158, 1, false));
+        assert_eq!(output(table).content, before.content);
+        let dropped = UnitPlace::Dropped { reason: "fifth".to_owned(), detail: Some("14".to_owned()) };
+        assert_eq!(known.get(&unit_key(14)), Some(dropped));
+    }
+    // The batch of which some units were not in the table stays, the others went.
+    assert_eq!(records_of(&lab, &family).len(), 2);
+    assert!(
+        (lab.reopened().family(&family).unwrap().cost.wall_s - 40.0).abs() < 1e-9,
+        "the cost is that of all batches"
+    );
+    assert_eq!(
+        read_all(&lab.cache, &before, Some(&["n"]))
+            .unwrap()
+            .iter()
+            .map(arrow::array::RecordBatch::num_rows)
+            .sum::<usize>(),
+        158
+    );
+    assert_eq!(lab.cache.take_damage(), []);
+}
+
+#[test]
+fn records_that_a_killed_compaction_left_do_no_harm() {
+    let lab = Lab::new();
+    let family = Digest::of_bytes(b"family");
+    let (units, _) = fragments(&lab, &family);
+    let old: Vec<_> =
+        records_of(&lab, &family).into_iter().map(|path| (path.clone(), std::fs::read(path).unwrap())).collect();
+    let compact = || {
+        let known = lab.reopened().family(&family).unwrap();
+        lab.cache.compact_units(&family, &rows(0..1).schema(), &units, &known).unwrap()
+    };
+    let made = compact();
+    for (path, text) in &old {
+        std::fs::write(path, text).unwrap();
+    }
+    assert_eq!(records_of(&lab, &family).len(), 41);
+    let known = lab.reopened().family(&family).unwrap();
+    assert_eq!((known.len(), known.table(&units).unwrap().parts.len()), (200, 1), "the new record counts");
+    assert_eq!(compact()[0].units, made[0].units);
+    assert_eq!(records_of(&lab, &family).len(), 2);
+}
