@@ -20,7 +20,16 @@ pub(crate) struct Ran {
 
 impl Lab {
     pub(crate) fn new() -> Self {
-        let folder = tempfile::tempdir().expect("a temporary folder");
+        Self::at(tempfile::tempdir().expect("a temporary folder"))
+    }
+
+    /// A lab in memory where there is room for one: for tests that write much and ask nothing of the disk.
+    pub(crate) fn in_memory() -> Self {
+        let folder = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir());
+        Self::at(folder.expect("a temporary folder"))
+    }
+
+    fn at(folder: tempfile::TempDir) -> Self {
         std::fs::create_dir(folder.path().join("pipelines")).expect("a folder in it");
         // Where the examples of kinds look for files: beside the folder of pipelines.
         std::os::unix::fs::symlink(repository().join("examples"), folder.path().join("examples"))
