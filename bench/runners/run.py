@@ -7,7 +7,7 @@ Installs DVC and Snakemake from PyPI into virtual environments in a temporary fo
 `snakemake`). Every pipeline is a load of one row (one small file) and trivial stages, each with a parameter of its own, in a chain or as a
 fan. CPU time is user and system time of all processes, as rusage has it; it is steadier than the clock on a shared machine. What is
 measured several times counts with its best pass, the peers' too, and all in one run. Snakemake's chain ends at 400 rules: it recurses.
-What takes longer than its time limit is noted as that limit, a lower bound. `--quick` is for trying the script.
+What takes longer than its time limit is stopped, and what it had used by then is a lower bound. `--quick` is for trying the script.
 """
 
 import base64
@@ -38,7 +38,7 @@ def children_cpu():
 
 
 def timed(command, cwd, env=None, limit=None):
-    """CPU and wall seconds of a command and all that it starts, and the characters that it read itself; none where it took too long."""
+    """CPU and wall seconds of a command and all that it starts, and the bytes that it read itself; what takes too long is stopped."""
     before, begin = children_cpu(), time.perf_counter()
     with open(os.path.join(cwd, "bench.log"), "w") as log:
         process = subprocess.Popen(command, cwd=cwd, env={**os.environ, **(env or {})}, stdout=log, stderr=log, start_new_session=True)
@@ -46,7 +46,7 @@ def timed(command, cwd, env=None, limit=None):
             if limit and time.perf_counter() - begin > limit:
                 os.killpg(process.pid, 9)
                 process.wait()
-                return None
+                return {"cpu_s": round(children_cpu() - before, 4), "stopped_after_s": limit}
             time.sleep(0.002)
         wall = time.perf_counter() - begin
         read = int(open("/proc/%d/io" % process.pid).readline().split()[1])
@@ -59,10 +59,9 @@ def timed(command, cwd, env=None, limit=None):
 def best(command, cwd, env=None, limit=None, rounds=ROUNDS):
     found = []
     for _ in range(rounds):
-        one = timed(command, cwd, env, limit)
-        if one is None:
-            return {"cpu_s": None, "longer_than_s": limit}
-        found.append(one)
+        found.append(timed(command, cwd, env, limit))
+        if "stopped_after_s" in found[-1]:
+            return found[-1]
     return min(found, key=lambda one: one["cpu_s"])
 
 
@@ -188,7 +187,7 @@ def cold(work, ablate, snakemake, dvc):
     found = {}
 
     def note(name, count, figure):
-        found[name] = round(1000 * figure["cpu_s"] / count, 2) if figure else None
+        found[name] = round(1000 * figure["cpu_s"] / count, 2)
         print(name, found[name], flush=True)
 
     for shape in ("chain", "fan"):
@@ -249,10 +248,9 @@ def environments(work):
 
 
 def ratios(noop, cold, large):
-    """How many times less `ablate` takes; a peer that was stopped counts with its limit."""
+    """How many times less `ablate` takes; a peer that was stopped counts with what it had used by then."""
     def times(name, figure, peer):
-        cpu = peer["cpu_s"] or peer["longer_than_s"]
-        return name, round(cpu / figure["cpu_s"], 1)
+        return name, round(peer["cpu_s"] / figure["cpu_s"], 1)
 
     count = SIZES["ablate"][-2] if len(SIZES["ablate"]) > 1 else SIZES["ablate"][0]
     found = dict([
