@@ -4,6 +4,7 @@ use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::time::Duration;
 
 /// The folder.
 pub(crate) struct Lab {
@@ -19,7 +20,16 @@ pub(crate) struct Ran {
 
 impl Lab {
     pub(crate) fn new() -> Self {
-        let folder = tempfile::tempdir().expect("a temporary folder");
+        Self::at(tempfile::tempdir().expect("a temporary folder"))
+    }
+
+    /// A lab in memory where there is room for one: for tests that write much and ask nothing of the disk.
+    pub(crate) fn in_memory() -> Self {
+        let folder = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir());
+        Self::at(folder.expect("a temporary folder"))
+    }
+
+    fn at(folder: tempfile::TempDir) -> Self {
         std::fs::create_dir(folder.path().join("pipelines")).expect("a folder in it");
         // Where the examples of kinds look for files: beside the folder of pipelines.
         std::os::unix::fs::symlink(repository().join("examples"), folder.path().join("examples"))
@@ -71,6 +81,46 @@ impl Lab {
         let mut rows: Vec<String> = shown.stdout.lines().map(str::to_owned).collect();
         rows.sort();
         rows
+    }
+}
+
+impl Lab {
+    /// Waits until a program of a running stage has made a file of this name in its folder; not longer than a minute.
+    pub(crate) fn left_in_scratch(&self, name: &str) -> PathBuf {
+        let folders = |path: PathBuf| std::fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path());
+        for _ in 0..6000 {
+            let found = folders(self.path("cache/tmp")).flat_map(folders).map(|folder| folder.join(name));
+            if let Some(found) = found.into_iter().find(|path| path.exists()) {
+                return found;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        panic!("no program made {name}");
+    }
+
+    /// The processes that stand in the lab, by number and command line; dead ones stand nowhere.
+    pub(crate) fn processes(&self) -> Vec<String> {
+        let folder = self.folder.path().canonicalize().expect("it is there");
+        let mut found = Vec::new();
+        for process in std::fs::read_dir("/proc").expect("proc is mounted").flatten() {
+            let path = process.path();
+            if std::fs::read_link(path.join("cwd")).is_ok_and(|cwd| cwd.starts_with(&folder)) {
+                let line = std::fs::read_to_string(path.join("cmdline")).unwrap_or_default();
+                found.push(format!("{}: {}", process.file_name().display(), line.replace('\0', " ")));
+            }
+        }
+        found
+    }
+
+    /// Waits until no process stands in the lab any more; those that still do after a minute are an error.
+    pub(crate) fn wait_until_left(&self) {
+        for _ in 0..6000 {
+            if self.processes().is_empty() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        panic!("still running: {:#?}", self.processes());
     }
 }
 

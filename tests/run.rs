@@ -177,9 +177,7 @@ fn what_is_exported_is_what_is_shown() {
 fn a_file_that_changes_under_a_stage_is_an_error_and_nothing_is_recorded() {
     let lab = lab();
     lab.write("extra.txt", "first");
-    let copy = "[bash, -c, 'cat extra.txt > seen; touch \"$0\"; while [ -e \"$0\" ]; do sleep 0.02; done; cp inputs/rows.parquet outputs/copy.parquet']";
-    let waiting = lab.path("waiting");
-    let copy = copy.replace("$0", &waiting.display().to_string());
+    let copy = "[bash, -c, 'cat extra.txt > seen; touch waiting; while [ -e waiting ]; do sleep 0.02; done; cp inputs/rows.parquet outputs/copy.parquet']";
     lab.write(
         "copy.yaml",
         &format!(
@@ -187,9 +185,7 @@ fn a_file_that_changes_under_a_stage_is_an_error_and_nothing_is_recorded() {
         ),
     );
     let mut child = lab.command(&["run", "copy.yaml"]).stderr(std::process::Stdio::piped()).spawn().expect("it starts");
-    while !waiting.exists() {
-        std::thread::sleep(std::time::Duration::from_millis(10));
-    }
+    let waiting = lab.left_in_scratch("waiting");
     lab.write("extra.txt", "second");
     std::fs::remove_file(&waiting).expect("the program made it");
     let mut said = String::new();
@@ -250,32 +246,6 @@ fn without_python_what_does_not_need_it_is_planned_shown_and_run() {
     assert_eq!(without(&["show", "judge.yaml", "problems"]).code, 0);
     let ran = without(&["run", "judge.yaml"]);
     assert_eq!(ran.code, 5, "{}", ran.stderr);
-}
-
-#[test]
-fn a_command_and_what_it_started_end_with_the_run() {
-    let lab = lab();
-    let waiting = lab.path("waiting");
-    let run = format!("[bash, -c, 'sleep 600 & echo $! > {}; wait']", waiting.display());
-    lab.write(
-        "wait.yaml",
-        &format!(
-            "name: wait\nstages:\n  problems: {{ use: load, with: {{ path: problems.jsonl }} }}\n  waits:\n    use: command\n    from: problems\n    with: {{ run: {run}, outputs: {{ out: {{ problem_id: string }} }} }}\n"
-        ),
-    );
-    let mut child = lab.command(&["run", "wait.yaml"]).spawn().expect("it starts");
-    let started = loop {
-        match std::fs::read_to_string(&waiting).ok().and_then(|text| text.trim().parse::<i32>().ok()) {
-            Some(started) => break started,
-            None => std::thread::sleep(std::time::Duration::from_millis(10)),
-        }
-    };
-    let interrupt = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status();
-    assert!(interrupt.is_ok_and(|status| status.success()));
-    assert_ne!(child.wait().expect("it was started").code(), Some(0));
-    // A killed orphan stays a zombie until init reaps it.
-    let state = std::fs::read_to_string(format!("/proc/{started}/stat")).unwrap_or_default();
-    assert!(state.is_empty() || state.contains(") Z "), "{state}");
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Tests of the command `ablate`, as a user runs it. One binary, so that it is linked once.
 
+mod command; // programs as stages: what they reach, and that they end
 mod crash; // killed runners
 mod disk; // disks that are full or read-only
 mod doctor; // what a machine gives and lacks

@@ -120,3 +120,20 @@ fn a_cache_of_somebody_else_is_refused_with_what_to_do() {
     assert_eq!(std::fs::read_dir(&cache).expect("it is still there").count(), 0);
     assert_eq!(user.ablate(&["doctor"]).code, 5, "no pipeline runs here");
 }
+
+#[test]
+fn a_command_is_kept_to_what_it_declared_and_ends_whole() {
+    let user = Ordinary::new();
+    user.lab.write("words.txt", "one\n");
+    let script = "! cat $OTHER 2> /dev/null; cat words.txt /etc/passwd > /dev/null; (setsid sleep 600 &) ; cp inputs/rows.parquet outputs/copy.parquet";
+    let run = serde_json::json!(["bash", "-ec", script]);
+    let env = serde_json::json!({ "OTHER": user.lab.path("words.txt") });
+    user.lab.write(
+        "copy.yaml",
+        &format!(
+            "name: copy\nstages:\n  made: {{ use: synthesize, with: {{ split: align, count: 5, seed: 3 }} }}\n  copied:\n    use: command\n    from: made\n    with: {{ run: {run}, env: {env}, files: [words.txt], outputs: {{ copy: {{ problem_id: string }} }} }}\n"
+        ),
+    );
+    user.ok(&["run", "copy.yaml"]);
+    assert_eq!(user.lab.processes(), [""; 0]);
+}

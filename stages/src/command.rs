@@ -3,26 +3,32 @@
 //! The program starts in an empty folder that holds its declared files, `inputs/<port>.parquet` for every input, and an empty
 //! `outputs/`, into which it writes `<port>.parquet` for every output it declares. The files it names enter the key by their digests,
 //! so an edited script runs again. Whether equal inputs give equal rows is up to the program: `repeatable: no`.
+//!
+//! **It gets what it declared and nothing else**, for what it reads without saying so would be in its rows and not in its key. Landlock
+//! lets it read and run the system (`/usr`, `/etc`, `/opt`, ...), what is installed at `PATH` and behind its own program, and read and
+//! write its folder; not the user's home, nor the pipeline's folder, nor `/tmp`. `HOME` is its folder, `TMPDIR` lies in it, and of the
+//! other variables it has `PATH`, `LD_LIBRARY_PATH`, `LANG`, `LC_*`, `CUDA_VISIBLE_DEVICES` (where and on what it runs, as the
+//! installation itself is not in the key either) and those of its `env`. Packages that `pip install --user` put into the home are
+//! not seen: a virtual environment is. The network is open. Where the kernel has no Landlock the log says so, and the record: `isolation`.
+//!
+//! Whatever it started ends with it, and it ends with the runner.
 
 use crate::columns::{Column, schema_of};
 use crate::job::{Cancel, Job, OpenContext, TableStream, WholeInputs, WholeJob, WholeOutputs};
-use crate::sandbox::tie_to_parent;
+use crate::sandbox::{Reach, Tethered, environment};
 use crate::stage::{
     Columns, Declaration, InputPath, InputPort, InputSchemas, OutputPort, Place, Repeatable, Role, SchemaError, Stage,
     StageError,
 };
 use arrow_schema::{DataType, SchemaRef};
-use nix::sys::signal::{Signal, killpg};
-use nix::unistd::Pid;
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command as Program, Stdio};
+use std::process::{Command as Program, ExitStatus, Stdio};
 use std::time::Duration;
 
 /// The kind.
@@ -34,9 +40,12 @@ pub struct Command;
 pub struct Params {
     /// The program and its arguments.
     pub run: Vec<String>,
-    /// Files that it needs: they lie in its folder under their own names, and their content is part of the key.
+    /// Files that it needs: they lie in its folder under their own names, and their content is part of the key. It can read no others but those of the system and of what is installed.
     #[serde(default)]
     pub files: Vec<InputPath>,
+    /// Environment variables that it gets, beside those of the language, the devices and where programs and libraries are installed.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub env: BTreeMap<String, String>,
     /// The names of its input ports.
     #[serde(default = "default_inputs")]
     pub inputs: Vec<String>,
@@ -77,8 +86,7 @@ impl Stage for Command {
     type Params = Params;
     const NAME: &'static str = "command";
     const VERSION: u32 = 1;
-    const ABOUT: &'static str =
-        "Any program as a stage: it finds `inputs/<port>.parquet` in its folder and writes `outputs/<port>.parquet`.";
+    const ABOUT: &'static str = "Any program as a stage: it finds its files and `inputs/<port>.parquet` in its folder, reads nothing else of the user's, and writes `outputs/<port>.parquet`.";
     const EXAMPLE: &'static str = "\
 problems: { use: load, with: { path: ../examples/problems/align.jsonl } }
 lengths: { use: command, from: problems, with: { run: [python3, lengths.py], files: [../examples/lengths.py], outputs: { lengths: { problem_id: string, num_words: int } } } }
@@ -113,6 +121,7 @@ lengths: { use: command, from: problems, with: { run: [python3, lengths.py], fil
     fn open(params: &Params, cx: &OpenContext) -> Result<Job, StageError> {
         Ok(Job::Whole(Box::new(CommandJob {
             run: params.run.clone(),
+            env: params.env.clone(),
             files: params.files.iter().map(|file| file.as_path().to_owned()).collect(),
             inputs: params.inputs.iter().map(|port| (port.clone(), schema_of(&cx.inputs[port]))).collect(),
             outputs: params.outputs.keys().cloned().collect(),
@@ -124,6 +133,7 @@ lengths: { use: command, from: problems, with: { run: [python3, lengths.py], fil
 
 struct CommandJob {
     run: Vec<String>,
+    env: BTreeMap<String, String>,
     files: Vec<PathBuf>,
     inputs: BTreeMap<String, SchemaRef>,
     outputs: Vec<String>,
@@ -132,6 +142,10 @@ struct CommandJob {
 }
 
 impl WholeJob for CommandJob {
+    fn versions(&self) -> BTreeMap<String, String> {
+        BTreeMap::from([("isolation".to_owned(), Reach::of(&self.run[0], &self.folder).summary().to_owned())])
+    }
+
     fn run(&mut self, inputs: &mut WholeInputs<'_>, out: &mut WholeOutputs<'_>) -> Result<(), StageError> {
         let [from, to] = ["inputs", "outputs"].map(|name| self.folder.join(name));
         std::fs::create_dir_all(&from)?;
@@ -143,7 +157,12 @@ impl WholeJob for CommandJob {
         for (port, columns) in &self.inputs {
             write_table(&from.join(format!("{port}.parquet")), columns, inputs.stream(port)?)?;
         }
-        self.wait()?;
+        // Now that its files are there: one of them may be the program, and name its interpreter.
+        let reach = Reach::of(&self.run[0], &self.folder);
+        if let Some(problem) = &reach.problem {
+            warn(problem);
+        }
+        self.wait(&reach)?;
         for port in &self.outputs {
             read_table(&to.join(format!("{port}.parquet")), port, out)?;
         }
@@ -152,29 +171,38 @@ impl WholeJob for CommandJob {
 }
 
 impl CommandJob {
-    fn wait(&self) -> Result<(), StageError> {
-        let program = &self.run[0];
-        let mut command = Program::new(program);
-        // A group of its own, so that what the program starts ends with it.
-        command.args(&self.run[1..]).current_dir(&self.folder).stdin(Stdio::null()).process_group(0);
-        let mut child = tie_to_parent(&mut command).spawn().map_err(|error| StageError::Missing {
-            what: format!("the program `{program}`"),
+    fn wait(&self, reach: &Reach) -> Result<(), StageError> {
+        let mut command = Program::new(&self.run[0]);
+        command.args(&self.run[1..]).current_dir(&self.folder).stdin(Stdio::null());
+        command.env_clear().envs(environment(&self.folder)?).envs(&self.env);
+        let mut running = Tethered::spawn(command, reach.ruleset()?).map_err(|error| StageError::Missing {
+            what: format!("the program `{}`", self.run[0]),
             fix: format!("{error}; install it, or name it by its whole path in `run`"),
         })?;
         loop {
-            if let Some(status) = child.try_wait()? {
-                let words = format!("`{}` ended with {status} (see `ablate logs`)", self.run.join(" "));
-                return if status.success() { Ok(()) } else { Err(StageError::failed(words)) };
+            if let Some(status) = running.try_wait()? {
+                return if status.success() { Ok(()) } else { Err(self.failed(status, reach)) };
             }
-            if self.cancel.is_cancelled() {
-                // Its whole group; one that has just ended needs no killing.
-                let _ = killpg(Pid::from_raw(child.id() as i32), Signal::SIGKILL);
-                child.wait()?;
-                return Err(StageError::Cancelled);
-            }
+            // What runs ends on the way out.
+            self.cancel.check()?;
             std::thread::sleep(Duration::from_millis(10));
         }
     }
+
+    fn failed(&self, status: ExitStatus, reach: &Reach) -> StageError {
+        let hint = match &reach.problem {
+            Some(_) => "",
+            None => {
+                "; it reads only what it declared: a file of yours that was refused (`Permission denied`) belongs in `files`"
+            }
+        };
+        StageError::failed(format!("`{}` ended with {status} (see `ablate logs`){hint}", self.run.join(" ")))
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "the worker's standard error is the stage's log")]
+fn warn(problem: &str) {
+    eprintln!("command: {problem}");
 }
 
 fn write_table(path: &Path, columns: &SchemaRef, rows: TableStream<'_>) -> Result<(), StageError> {

@@ -101,7 +101,7 @@ impl Job {
     pub fn versions(&self) -> BTreeMap<String, String> {
         match self {
             Self::Map(job) => job.versions(),
-            Self::Whole(_) => BTreeMap::new(),
+            Self::Whole(job) => job.versions(),
         }
     }
 }
@@ -127,6 +127,11 @@ pub trait WholeJob: Send {
     /// # Errors
     /// Whatever ends the stage.
     fn run(&mut self, inputs: &mut WholeInputs<'_>, out: &mut WholeOutputs<'_>) -> Result<(), StageError>;
+
+    /// As [`MapJob::versions`].
+    fn versions(&self) -> BTreeMap<String, String> {
+        BTreeMap::new()
+    }
 }
 
 /// Gives out batches of units.

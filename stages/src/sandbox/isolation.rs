@@ -37,7 +37,7 @@ impl Feature {
         }
     }
 
-    fn fix(self) -> &'static str {
+    pub(super) fn fix(self) -> &'static str {
         match self {
             Self::Namespaces => {
                 "allow user namespaces: sysctl kernel.unprivileged_userns_clone=1, user.max_user_namespaces > 0, \

@@ -16,8 +16,9 @@
 mod compare;
 mod isolation;
 mod judge;
+mod reach;
 mod seccomp;
-mod tie;
+mod tether;
 mod zygote;
 
 #[cfg(test)]
@@ -29,7 +30,8 @@ pub use judge::{Judgement, Program, Trust, Verdict};
 pub use zygote::Interpreter;
 
 use crate::stage::StageError;
-pub(crate) use tie::tie_to_parent;
+pub(crate) use reach::{Reach, environment};
+pub(crate) use tether::Tethered;
 use zygote::Zygote;
 
 /// What a sandbox is to be.
