@@ -1,5 +1,6 @@
 //! Tests of the command `ablate`, as a user runs it. One binary, so that it is linked once.
 
+mod audit; // a stage done twice from nothing
 mod command; // programs as stages: what they reach, and that they end
 mod crash; // killed runners
 mod disk; // disks that are full or read-only
@@ -11,5 +12,5 @@ mod lm; // the main job with a real model
 mod run; // running, planning, showing
 mod show; // rows that meet a condition
 mod user; // an ordinary user, without root's rights
-mod versions;
-mod why; // what the examples of all kinds give, held against their versions
+mod versions; // what the examples of all kinds give, held against their versions
+mod why; // causes: plan, why, one row through every stage, the timeline

@@ -17,6 +17,7 @@
 //!   .begin_run(name, ..) -> RunEntry / .past_runs()                   history.rs
 //!   .lock / .try_lock / .lock_holder                                  lock.rs
 //!   .scratch() / .state_dir(&key) / .status()                         here, status.rs
+//!   .side() -> SideCache: an empty cache for work that finds and leaves nothing  side.rs
 //!   .room() / .check_writable()                                       room.rs
 //! row_digests(&batch, columns), TableHasher                           digest.rs
 //! ```
@@ -41,6 +42,7 @@ mod record;
 mod room;
 mod scratch;
 mod sealed;
+mod side;
 mod status;
 mod store;
 mod subset;
@@ -63,6 +65,7 @@ pub use self::layout::{Layout, find_root};
 pub use self::lock::{Lock, host_name};
 pub use self::record::{Cost, FilesOutput, InputNote, Machine, Output, RECORD_FORMAT, Record, TableOutput};
 pub use self::room::Room;
+pub use self::side::SideCache;
 pub use self::status::{Amount, Status};
 pub use self::store::{Blob, BlobWriter, Take};
 pub use self::table::{Table, TablePart, TableReader, TableWriter};

@@ -1,5 +1,6 @@
 //! The command line: one file a command. Here alone is anything printed to standard output: data; talk goes to standard error.
 
+mod audit;
 mod cache;
 mod check;
 mod compare;
@@ -68,6 +69,8 @@ enum Command {
     Export(export::Args),
     /// Compares metrics, with intervals and paired tests
     Compare(compare::Args),
+    /// Does a stage twice from nothing, and names the columns and rows that differ
+    Audit(audit::Args),
     /// Prints what a stage's worker wrote
     Logs(logs::Args),
     /// Looks after the cache
@@ -167,6 +170,7 @@ pub fn main() -> ExitCode {
         Command::Show(args) => show::run(&args),
         Command::Export(args) => export::run(&args),
         Command::Compare(args) => compare::run(&args),
+        Command::Audit(args) => audit::run(&args),
         Command::Logs(args) => logs::run(&args),
         Command::Cache(args) => cache::run(&args),
         Command::Doctor(args) => doctor::run(&args),

@@ -13,6 +13,7 @@
 //! One failure stops what depends on it and nothing else.
 
 mod ahead;
+pub mod audit;
 mod batch;
 mod chunks;
 mod claims;
