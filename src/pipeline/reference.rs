@@ -259,7 +259,30 @@ that read a pipeline (`make generate`); an editor with a YAML language server co
 
 A stage is `name: { use: kind, from: .., with: .., resources: .. }`. `from` is the name of a stage where one input is required, else a
 map from inputs to stages; `stage.port` means another output than the first. `${var}` stands for a var of the pipeline. Paths are relative to the
-pipeline file. `resources` (`cpus`, `gpus`, `memory`, `device`) never changes a result. `ablate check` says what is wrong with a file, all at once.
+file that they are written in. `resources` (`cpus`, `gpus`, `memory`, `device`) never changes a result. `ablate check` says what is wrong with a
+file, all at once.
+
+## Variants
+
+```yaml
+extends: quickstart.yaml                       # this file is laid over that one
+seeds: { train_seed: [17, 18, 19] }            # the var takes these values in turn; figures are means over them
+variants:                                      # the file itself is the variant `default`
+  no-curriculum: { ordered.by: random }        # stage.parameter, or a var
+  sft: { aligned: { with: { objective: { sft: {} } } } }    # a part of a stage: `from` and `with` name by name
+  direct: { ordered: null, aligned: { from: { examples: pairs } } }    # `null` drops a stage, `from` connects another
+  other: { pairs: { use: take, from: .., with: .. } }       # another kind replaces a stage, a new name adds one
+sweep:                                         # every combination is a variant: `pairs.alpha=0,beta=0.1`
+  pairs.alpha: [0, 0.5, 1]
+  beta: [0.1, 0.5]
+  exclude: [{ pairs.alpha: 0, beta: 0.5 }]
+  include: [{ pairs.alpha: 0.7, beta: 0.3 }]
+compare: { metric: after.pass@1, baseline: default }        # a variant, or a metric like `before.pass@1`
+```
+
+`ablate run FILE` runs the file as written, over its seeds; `--variant NAME` others, `--all` all of them, as one graph: what two cases agree on
+is done once. `--set train_seed=17` takes one seed. A step that is not the same in all cases is named after what it depends on:
+`aligned@no-curriculum,train_seed=18`.
 
 ## Kinds
 
