@@ -7,11 +7,12 @@ TORCH_PACKAGES := torch==2.11.0 nvidia-cuda-runtime==13.0.* nvidia-cuda-cupti==1
 TORCH_STAMP := $(TORCH_FOLDER)/complete
 ABLATE := target/release/ablate
 
-.PHONY: help quickstart build test libtorch generate interop
+.PHONY: help quickstart build test sql libtorch generate interop
 
 help:
 	@echo "make quickstart   build, and align a tiny model beside three controls: pipelines/quickstart.yaml"
 	@echo "make test         all tests that need no network"
+	@echo "make sql          build target/sql/release/ablate, which has the command query, and test it; takes minutes more"
 	@echo "make generate     renew pipelines/README.md, pipelines/pipeline.schema.json and tests/versions.json"
 	@echo "make interop      tests against other libraries, in a virtual environment of their own"
 	@echo "make libtorch     fetch libtorch into $(TORCH_FOLDER), unless LIBTORCH says where it is"
@@ -28,6 +29,11 @@ test: libtorch
 	else \
 		$(CARGO) test --workspace --lib --bins --tests; \
 	fi
+
+# In a folder of its own: the features of a build are those of all its crates, and neither build is to undo the other.
+sql:
+	$(CARGO) build --release --features sql -p ablate --target-dir target/sql
+	$(CARGO) test --release --features sql -p ablate --target-dir target/sql --test ablate query
 
 # The wheel of PyTorch is the library; nothing of Python is used of it. The stamp is written last, so an interrupted fetch is done again.
 ifdef LIBTORCH

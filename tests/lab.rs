@@ -77,7 +77,13 @@ impl Lab {
 
     /// A table as sorted JSON lines: what it means, whatever the order of its rows.
     pub(crate) fn rows(&self, pipeline: &str, stage: &str) -> Vec<String> {
-        let shown = self.ok(&["show", pipeline, stage, "--rows", "1000000", "--format", "json"]);
+        self.rows_with(pipeline, stage, &[])
+    }
+
+    /// As [`Lab::rows`], with more arguments.
+    pub(crate) fn rows_with(&self, pipeline: &str, stage: &str, more: &[&str]) -> Vec<String> {
+        let arguments = [&["show", pipeline, stage, "--rows", "1000000", "--format", "json"], more].concat();
+        let shown = self.ok(&arguments);
         let mut rows: Vec<String> = shown.stdout.lines().map(str::to_owned).collect();
         rows.sort();
         rows

@@ -47,6 +47,58 @@ fn a_changed_parameter_reruns_what_depends_on_it_and_the_plan_says_why() {
     assert_eq!(stages(&lab.run("small.yaml", &set), "stage_started"), ["blocks"]);
 }
 
+/// The times of verdicts are in no digest, so what takes all columns of them neither sees nor promises those.
+#[test]
+fn verdicts_can_be_filtered_and_picked_from_without_their_times() {
+    let lab = lab();
+    let stages = "problems: { use: load, with: { path: problems.jsonl } }\n  \
+                  programs: { use: references, from: problems }\n  \
+                  verdicts: { use: execute, from: { programs: programs, problems: problems } }\n  \
+                  passed: { use: filter, from: verdicts, with: { where: \"verdict == 'passed'\" } }\n  \
+                  some: { use: take, from: verdicts, with: { count: 2, id: sample_id } }\n";
+    lab.write("judged.yaml", &format!("name: judged\nstages:\n  {stages}"));
+    lab.run("judged.yaml", &["--limit", "3"]);
+    let columns = |stage: &str| {
+        let shown = lab.rows_with("judged.yaml", stage, &["--limit", "3"]);
+        let row: serde_json::Map<String, serde_json::Value> =
+            serde_json::from_str(shown.first().expect("there are rows")).expect("a row is an object");
+        row.keys().cloned().collect::<Vec<_>>()
+    };
+    let (all, seen) = (columns("verdicts"), columns("passed"));
+    let measured: Vec<&String> = all.iter().filter(|column| !seen.contains(column)).collect();
+    assert_eq!(measured, ["cpu_s", "peak_memory_bytes", "wall_s"]);
+    assert_eq!(columns("some"), seen);
+    let refused = lab.ablate(&["check", "judged.yaml", "--set", "passed.where=wall_s > 0"]);
+    assert_eq!(refused.code, 3, "{}", refused.stderr);
+    assert!(refused.stderr.contains("wall_s"), "{}", refused.stderr);
+}
+
+#[test]
+fn an_export_as_parquet_leaves_nothing_in_the_cache_and_is_loaded_again() {
+    let lab = lab();
+    let blobs = || {
+        let mut folders = vec![lab.path("cache/objects")];
+        let mut count = 0;
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(folder).expect("the cache is there") {
+                let entry = entry.expect("it can be read");
+                if entry.path().is_dir() { folders.push(entry.path()) } else { count += 1 }
+            }
+        }
+        count
+    };
+    let before = blobs();
+    lab.ok(&["export", "make.yaml", "made", "problems.parquet"]);
+    assert!(before > 0);
+    assert_eq!(blobs(), before);
+    lab.write("again.yaml", "name: again\nstages: { problems: { use: load, with: { path: problems.parquet } } }\n");
+    lab.run("again.yaml", &[]);
+    assert_eq!(lab.rows("again.yaml", "problems"), lab.rows("make.yaml", "made"));
+    let refused = lab.ablate(&["export", "make.yaml", "made", "nowhere/problems.parquet"]);
+    assert_eq!(refused.code, 2, "{}", refused.stderr);
+    assert!(refused.stderr.contains("nowhere: the folder does not exist"), "{}", refused.stderr);
+}
+
 #[test]
 fn another_python_judges_again_and_the_plan_says_why() {
     let lab = lab();

@@ -9,6 +9,7 @@ mod flow; // stages that overlap, share units, wait for each other, fail in part
 mod kinds; // what every kind must keep, over the one list
 mod lab; // a folder with pipelines and a cache, and the command
 mod lm; // the main job with a real model
+mod query; // SQL over stages, and what is said without it
 mod reuse; // what is done again after every sort of edit
 mod run; // running, planning, showing
 mod show; // rows that meet a condition

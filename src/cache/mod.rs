@@ -68,7 +68,7 @@ pub use self::room::Room;
 pub use self::side::SideCache;
 pub use self::status::{Amount, Status};
 pub use self::store::{Blob, BlobWriter, Take};
-pub use self::table::{Table, TablePart, TableReader, TableWriter};
+pub use self::table::{Table, TablePart, TableReader, TableWriter, writer_properties};
 pub use crate::digest::Digest;
 
 use self::scratch::Session;

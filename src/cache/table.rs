@@ -162,14 +162,7 @@ impl Cache {
         }
         let blob = self.blob_writer()?;
         let path = blob.path().to_owned();
-        let level = ZstdLevel::try_new(1).expect("1 is a level of zstd");
-        let properties = WriterProperties::builder()
-            .set_compression(Compression::ZSTD(level))
-            .set_statistics_enabled(EnabledStatistics::Chunk)
-            .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
-            .set_max_row_group_bytes(Some(ROW_GROUP_BYTES))
-            .build();
-        let writer = ArrowWriter::try_new(blob, Arc::clone(&schema), Some(properties))
+        let writer = ArrowWriter::try_new(blob, Arc::clone(&schema), Some(writer_properties()))
             .map_err(|error| CacheError::parquet("starting a table", &path, error))?;
         Ok(TableWriter { schema, path, writer, rows: 0, hasher: None, measured: Vec::new() })
     }
@@ -236,6 +229,17 @@ impl Cache {
         let schema = plain_schema(schema).as_ref().clone();
         Ok(TableOutput { content, measured: measured.to_vec(), schema, table })
     }
+}
+
+/// Returns how Parquet is written here: compressed, in row groups of bounded size.
+pub fn writer_properties() -> WriterProperties {
+    let level = ZstdLevel::try_new(1).expect("1 is a level of zstd");
+    WriterProperties::builder()
+        .set_compression(Compression::ZSTD(level))
+        .set_statistics_enabled(EnabledStatistics::Chunk)
+        .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
+        .set_max_row_group_bytes(Some(ROW_GROUP_BYTES))
+        .build()
 }
 
 /// Returns the columns that enter a table's digest.

@@ -1,10 +1,13 @@
 //! `ablate export`: a stage's output as a file or folder of the user's own.
 
-use super::{EXIT_OK, EXIT_USAGE, Failure, Outcome, PipelineArgs, output_of, planned, say};
-use crate::cache::Output;
+use super::{EXIT_OK, EXIT_STAGE, EXIT_USAGE, Failure, Outcome, PipelineArgs, output_of, planned, say};
+use crate::cache::{Output, writer_properties};
 use crate::report::rows::to_json_lines;
+use parquet::arrow::ArrowWriter;
+use parquet::errors::ParquetError;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Arguments of `ablate export`.
 #[derive(Debug, clap::Args)]
@@ -25,6 +28,10 @@ pub(super) fn run(args: &Args) -> Outcome {
     }
     // Written beside its place and moved there whole: what has the name is complete.
     let folder = args.to.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if !folder.is_dir() {
+        let message = format!("{}: the folder does not exist; make it, or name another", folder.display());
+        return Err(Failure::new(EXIT_USAGE, message));
+    }
     let beside = tempfile::Builder::new()
         .prefix(".ablate-")
         .tempdir_in(folder)
@@ -40,12 +47,14 @@ pub(super) fn run(args: &Args) -> Outcome {
                 file.flush()?;
             }
             Some("parquet") => {
-                let mut writer = cache.table_writer(&table.schema)?;
-                for batch in cache.read_table(table, None)? {
+                // Straight to its place: a writer of the cache would leave a blob behind that nobody asks for.
+                let rows = cache.read_table(table, None)?;
+                let properties = writer_properties();
+                let mut writer = ArrowWriter::try_new(new_file(&part)?, Arc::clone(rows.schema()), Some(properties))?;
+                for batch in rows {
                     writer.write(&batch?)?;
                 }
-                let written = writer.finish()?;
-                copy_file(&cache.blob_path(&written.blob)?, &part)?;
+                writer.close()?;
             }
             _ => {
                 let message = format!("{}: expected a name that ends in .parquet or .jsonl", args.to.display());
@@ -57,6 +66,12 @@ pub(super) fn run(args: &Args) -> Outcome {
     std::fs::rename(&part, &args.to)?;
     say(&format!("wrote {}", args.to.display()));
     Ok(EXIT_OK)
+}
+
+impl From<ParquetError> for Failure {
+    fn from(error: ParquetError) -> Self {
+        Self::new(EXIT_STAGE, format!("writing failed: {error}"))
+    }
 }
 
 fn new_file(path: &Path) -> Result<std::fs::File, Failure> {

@@ -9,6 +9,7 @@ mod export;
 mod logs;
 mod new;
 mod plan;
+mod query;
 mod run;
 mod schema;
 mod show;
@@ -65,6 +66,8 @@ enum Command {
     New(new::Args),
     /// Shows rows of a stage's output
     Show(show::Args),
+    /// Answers a SELECT over the tables of stages
+    Query(query::Args),
     /// Writes a stage's output as Parquet, JSON lines or a model folder
     Export(export::Args),
     /// Compares metrics, with intervals and paired tests
@@ -168,6 +171,7 @@ pub fn main() -> ExitCode {
         Command::Schema(args) => schema::run(&args),
         Command::New(args) => new::run(&args),
         Command::Show(args) => show::run(&args),
+        Command::Query(args) => query::run(&args),
         Command::Export(args) => export::run(&args),
         Command::Compare(args) => compare::run(&args),
         Command::Audit(args) => audit::run(&args),

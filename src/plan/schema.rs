@@ -70,8 +70,8 @@ fn check_case(case: Case, problems: &mut Vec<Problem>) -> CheckedCase {
         // Below a stage with mistakes nothing is known: more words would be about the same mistake.
         let known = stage.from.iter().all(|(port, output)| {
             let Some(maker) = declarations.get(&output.stage) else { return false };
-            if let Some(columns) = table_of(maker, output) {
-                inputs.insert(port.clone(), columns.to_vec());
+            if let Some(columns) = maker.unmeasured(&output.port) {
+                inputs.insert(port.clone(), columns);
             }
             true
         });
@@ -111,13 +111,6 @@ fn order(pipeline: &Resolved) -> Vec<usize> {
         }
     }
     toposort(&graph, None).map(|order| order.into_iter().map(|node| graph[node]).collect()).unwrap_or_default()
-}
-
-fn table_of<'a>(declaration: &'a Declaration, output: &OutputRef) -> Option<&'a [Column]> {
-    match &declaration.outputs.iter().find(|port| port.name == output.port)?.artifact {
-        ArtifactKind::Table { columns, .. } => Some(columns),
-        _ => None,
-    }
 }
 
 /// Every input port against what is connected to it.

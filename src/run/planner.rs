@@ -262,10 +262,15 @@ impl Planned {
         let sources = &self.steps[step].sources;
         sources
             .iter()
-            .filter_map(|(port, (maker, output))| {
-                Some((port.clone(), table_of(self.declaration(*maker), output)?.0.to_vec()))
-            })
+            .filter_map(|(port, (maker, output))| Some((port.clone(), self.declaration(*maker).unmeasured(output)?)))
             .collect()
+    }
+
+    /// All columns of the table that is connected to a port, as it is stored; none where no table is connected.
+    pub fn stored_columns(&self, step: usize, port: &str) -> Vec<Column> {
+        let table = self.steps[step].sources.get(port);
+        let table = table.and_then(|(maker, output)| table_of(self.declaration(*maker), output));
+        table.map(|(columns, _)| columns.to_vec()).unwrap_or_default()
     }
 }
 

@@ -27,7 +27,7 @@ impl Reading<'_> {
     pub(super) fn columns(&self, port: &str) -> Vec<Column> {
         let inputs = &self.planned.declaration(self.step).inputs;
         let declared = inputs.iter().find(|input| input.name == port).map(|input| &input.columns);
-        let table = self.planned.input_schemas(self.step).remove(port).unwrap_or_default();
+        let table = self.planned.stored_columns(self.step, port);
         match declared {
             Some(Columns::These(columns)) => columns.clone(),
             _ => {
@@ -75,7 +75,7 @@ impl Reading<'_> {
     }
 
     fn chunks(&self, port: &str, table: Option<&TableOutput>) -> Result<Chunks, RunError> {
-        let declared = || schema_of(&self.planned.input_schemas(self.step).remove(port).unwrap_or_default());
+        let declared = || schema_of(&self.planned.stored_columns(self.step, port));
         let stored = table.map_or_else(|| Schema::clone(&declared()), |table| table.schema.clone());
         let schema = schema_of(&self.columns(port));
         let mut chunks = Chunks::new(self.cache, &stored, self.planned.columns_of(self.step, port), schema);

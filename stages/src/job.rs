@@ -43,7 +43,7 @@ pub enum Device {
 /// What a job may use of the world.
 #[derive(Debug, Clone)]
 pub struct OpenContext {
-    /// The columns of the connected tables, by port: ports that are not connected are absent.
+    /// The columns of the connected tables, by port, as the declaration was given them: ports that are not connected are absent.
     pub inputs: BTreeMap<String, Vec<Column>>,
     /// The model folders of the model ports, by port.
     pub models: BTreeMap<String, PathBuf>,

@@ -137,6 +137,17 @@ impl Declaration {
         self
     }
 
+    /// The columns of an output table without the measured ones: what a port that takes all columns sees of it, so a kind
+    /// can promise no others. None where the output is no table.
+    pub fn unmeasured(&self, output: &str) -> Option<Vec<Column>> {
+        match &self.outputs.iter().find(|port| port.name == output)?.artifact {
+            ArtifactKind::Table { columns, measured } => {
+                Some(columns.iter().filter(|column| !measured.contains(&column.name)).cloned().collect())
+            }
+            ArtifactKind::Model | ArtifactKind::Files => None,
+        }
+    }
+
     /// The port of the rows that a map stage walks.
     pub fn rows_port(&self) -> Option<&InputPort> {
         self.inputs.iter().find(|port| port.role == Role::Rows)
@@ -329,7 +340,8 @@ impl OutputPort {
     }
 }
 
-/// The columns of the tables that are connected to a use's input ports. A port that is not connected, or no table, is absent.
+/// The columns of the tables that are connected to a use's input ports, without the measured ones. A port that is not connected, or
+/// no table, is absent.
 pub type InputSchemas = BTreeMap<String, Vec<Column>>;
 
 /// Where a kind is used: what its expansion may depend on.

@@ -2,6 +2,7 @@
 //!
 //! Columns: none in (a samples file looks prompts up in `problems`); those of `problems` or of `samples` out. What is left out on request
 //! (bad lines, duplicates) or for want of tests stands on the port `dropped`, with the reason. Deterministic. Cost: reading the file.
+//! The file is read as a stream: memory holds a batch of rows, and 20 bytes for each id.
 //! Literal asserts become `call` cases ([`asserts`]), which are judged from outside the program.
 
 mod apps;
@@ -11,19 +12,20 @@ mod json;
 mod mbpp;
 mod native;
 mod records;
+mod rows;
 mod samples;
 
 pub use samples::SampledProblem;
 
-use crate::columns::{Dropped, Problem, SAMPLE_MEASURED, Sample, TestStyle, columns_of};
+use crate::columns::{Dropped, Problem, SAMPLE_MEASURED, Sample, columns_of};
 use crate::job::{Cancel, Job, OpenContext, WholeInputs, WholeJob, WholeOutputs};
 use crate::stage::{Declaration, InputPath, InputPort, InputSchemas, OutputPort, SchemaError, Stage, StageError};
 use asserts::AssertReader;
-use records::Record;
+use records::{Place, Record};
+use rows::Batches;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use std::collections::BTreeMap;
 use std::path::Path;
 
 /// Loads problems or samples from files.
@@ -143,115 +145,19 @@ impl WholeJob for LoadJob {
     fn run(&mut self, inputs: &mut WholeInputs<'_>, out: &mut WholeOutputs<'_>) -> Result<(), StageError> {
         if self.params.format == Format::Samples {
             let problems = if inputs.has("problems") { Some(inputs.read("problems")?) } else { None };
-            let (samples, dropped) = load_samples(&self.params, problems, &self.cancel)?;
-            out.push("samples", &samples)?;
-            out.push("dropped", &dropped)
+            let mut batches = Batches::new(out, "samples", |sample: &Sample| sample.text.len() + sample.program.len());
+            rows::samples(&self.params, problems, &self.cancel, &mut |loaded| batches.add(loaded))?;
+            batches.flush()
         } else {
-            let (problems, dropped) = load_problems(&self.params, &self.cancel)?;
-            out.push("problems", &problems)?;
-            out.push("dropped", &dropped)
+            let mut batches = Batches::new(out, "problems", rows::bytes_of_problem);
+            rows::problems(&self.params, &self.cancel, &mut |loaded| batches.add(loaded))?;
+            batches.flush()
         }
     }
 }
 
-/// A record's place, and the row it gave or what is wrong with it.
-type Row<T> = (String, Result<T, String>);
-
-/// Loads problems, and what was left out.
-///
-/// # Errors
-/// Where the file cannot be read, or holds something that the parameters do not let be left out.
-pub fn load_problems(params: &Params, cancel: &Cancel) -> Result<(Vec<Problem>, Vec<Dropped>), StageError> {
-    let path = params.path.as_path();
-    if !path.exists() {
-        return Err(StageError::file(path, "the file does not exist"));
-    }
-    let mut dropped = Vec::new();
-    let mut problems: Vec<Problem> = Vec::new();
-    let mut places: BTreeMap<String, String> = BTreeMap::new();
-    let mut duplicates: Vec<String> = Vec::new();
-    let wanted = params.limit.unwrap_or(usize::MAX);
-    for (place, row) in problem_rows(params)? {
-        cancel.check()?;
-        if problems.len() >= wanted {
-            break;
-        }
-        let Some(problem) = accept(params, &place, row, &mut dropped)? else { continue };
-        if let Some(first) = places.get(&problem.problem_id) {
-            duplicates.push(format!("{:?} ({first} and {place})", problem.problem_id));
-            dropped.push(Dropped {
-                unit_id: problem.problem_id,
-                reason: "duplicate".to_owned(),
-                detail: Some(format!("{place}; the first is at {first}")),
-            });
-            continue;
-        }
-        places.insert(problem.problem_id.clone(), place);
-        let untested = match problem.tests.style {
-            TestStyle::Assert => problem.tests.code.as_deref().unwrap_or_default().trim().is_empty(),
-            TestStyle::Call | TestStyle::Stdio => problem.tests.cases.is_empty(),
-        };
-        if untested && !params.keep_untested {
-            dropped.push(Dropped { unit_id: problem.problem_id, reason: "no-tests".to_owned(), detail: None });
-        } else {
-            problems.push(problem);
-        }
-    }
-    if params.on_duplicate == OnDuplicate::Fail && !duplicates.is_empty() {
-        let shown = duplicates[..duplicates.len().min(5)].join(", ");
-        let more = if duplicates.len() > 5 { format!(" and {} more", duplicates.len() - 5) } else { String::new() };
-        return Err(StageError::file(
-            path,
-            format!(
-                "expected unique ids, found again: {shown}{more}; set `on_duplicate: drop` to keep the first of each"
-            ),
-        ));
-    }
-    Ok((problems, dropped))
-}
-
-/// Loads samples, and what was left out.
-///
-/// # Errors
-/// As [`load_problems`].
-pub fn load_samples(
-    params: &Params,
-    problems: Option<Vec<SampledProblem>>,
-    cancel: &Cancel,
-) -> Result<(Vec<Sample>, Vec<Dropped>), StageError> {
-    let mut reader = samples::SampleReader::new(problems);
-    let mut dropped = Vec::new();
-    let mut samples = Vec::new();
-    for Record { place, value } in records::read(params.path.as_path())? {
-        cancel.check()?;
-        if samples.len() >= params.limit.unwrap_or(usize::MAX) {
-            break;
-        }
-        let row = value.and_then(|value| reader.sample(&value));
-        samples.extend(accept(params, &place, row, &mut dropped)?);
-    }
-    Ok((samples, dropped))
-}
-
-/// The row, or none where it is bad and may be left out.
-fn accept<T>(
-    params: &Params,
-    place: &str,
-    row: Result<T, String>,
-    dropped: &mut Vec<Dropped>,
-) -> Result<Option<T>, StageError> {
-    match (row, params.on_bad_line) {
-        (Ok(row), _) => Ok(Some(row)),
-        (Err(problem), OnBadLine::Fail) => Err(StageError::file(
-            params.path.as_path(),
-            format!("{place}: {problem}; set `on_bad_line: skip` to leave such records out"),
-        )),
-        (Err(problem), OnBadLine::Skip) => {
-            dropped.push(Dropped { unit_id: place.to_owned(), reason: "bad-line".to_owned(), detail: Some(problem) });
-            Ok(None)
-        }
-    }
-}
+/// A record's place, and the row it gave or what is wrong with it; an error is one of the whole file.
+type Row<T> = Result<(Place, Result<T, String>), StageError>;
 
 fn problem_rows(params: &Params) -> Result<Box<dyn Iterator<Item = Row<Problem>> + '_>, StageError> {
     let path = params.path.as_path();
@@ -260,14 +166,23 @@ fn problem_rows(params: &Params) -> Result<Box<dyn Iterator<Item = Row<Problem>>
             return Err(StageError::file(path, "expected a folder with the problems of APPS, found a file"));
         }
         let folders = apps::folders(path)?;
-        return Ok(Box::new(folders.into_iter().map(|(id, folder)| {
+        return Ok(Box::new(folders.into_iter().enumerate().map(|(at, (id, folder))| {
             let problem = apps::problem(&id, &folder);
-            (format!("problem {id}"), problem)
+            Ok((Place { unit: "problem", number: at as u32 + 1, name: Some(id) }, problem))
         })));
     }
-    let records = records::read(path)?;
-    let first = records.iter().find_map(|record| record.value.as_ref().ok());
-    let found = first.map(recognise);
+    let mut records = records::read(path)?;
+    // The first record that can be read shows the format of all.
+    let (mut ahead, mut found) = (Vec::new(), None);
+    for record in records.by_ref() {
+        let record = record?;
+        found = record.value.as_ref().ok().map(recognise);
+        ahead.push(Ok(record));
+        if found.is_some() {
+            break;
+        }
+    }
+    let is_empty = found.is_none();
     let format = match (params.format, found) {
         (Format::Auto, Some(found)) => found.map_err(|problem| StageError::file(path, problem))?,
         // A file without a record that can be read: every line will say so itself.
@@ -280,17 +195,18 @@ fn problem_rows(params: &Params) -> Result<Box<dyn Iterator<Item = Row<Problem>>
         }
         (wanted, _) => wanted,
     };
-    if let (Format::Parquet, true) = (params.format, first.is_some() && !is_parquet(path)) {
+    if let (Format::Parquet, true) = (params.format, !is_empty && !is_parquet(path)) {
         return Err(StageError::file(path, "expected a Parquet file, found text"));
     }
     let mut asserts = AssertReader::new();
-    Ok(Box::new(records.into_iter().map(move |Record { place, value }| {
+    Ok(Box::new(ahead.into_iter().chain(records).map(move |record| {
+        let Record { place, value } = record?;
         let problem = value.and_then(|value| match format {
             Format::Humaneval => human_eval::problem(&value, &mut asserts),
             Format::Mbpp => mbpp::problem(&value, &mut asserts),
             _ => native::problem(&value, &params.source),
         });
-        (place, problem)
+        Ok((place, problem))
     })))
 }
 

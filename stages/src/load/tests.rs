@@ -1,5 +1,6 @@
 //! What the kind promises, on small files of every format, and on the real ones where they are at hand.
 
+use super::rows::{Give, Loaded};
 use super::*;
 use crate::columns::{Check, TestStyle};
 use std::io::Write;
@@ -15,8 +16,27 @@ fn file(folder: &tempfile::TempDir, name: &str, text: &str) -> Params {
     params(&path)
 }
 
+/// What `load` gives: rows, and what is left out; or what is wrong, in words.
+fn collected<T>(
+    load: impl FnOnce(&mut Give<'_, T>) -> Result<(), StageError>,
+) -> Result<(Vec<T>, Vec<Dropped>), String> {
+    let (mut rows, mut dropped) = (Vec::new(), Vec::new());
+    let loaded = load(&mut |loaded| {
+        match loaded {
+            Loaded::Row(row) => rows.push(row),
+            Loaded::Dropped(row) => dropped.push(row),
+        }
+        Ok(())
+    });
+    loaded.map(|()| (rows, dropped)).map_err(|error| error.to_string())
+}
+
 fn load(params: &Params) -> Result<(Vec<Problem>, Vec<Dropped>), String> {
-    load_problems(params, &Cancel::default()).map_err(|error| error.to_string())
+    collected(|give| rows::problems(params, &Cancel::default(), give))
+}
+
+fn load_samples(params: &Params, problems: Option<Vec<SampledProblem>>) -> Result<(Vec<Sample>, Vec<Dropped>), String> {
+    collected(|give| rows::samples(params, problems, &Cancel::default(), give))
 }
 
 const NATIVE: &str = r#"{"problem_id": "a", "question": "Add.", "solution": "def f(x): return x + 1", "entry_point": "f", "tests": {"style": "call", "cases": [{"input": "(1,)", "output": "2"}]}, "extra": 1}
@@ -83,16 +103,70 @@ fn a_bad_line_is_named_and_can_be_skipped() {
     let text = format!("{NATIVE}{{\"question\": \n{{\"question\": 3, \"tests\": {{}}}}\n{{\"tests\": {{}}}}\n[1]\n");
     let strict = file(&folder, "p.jsonl", &text);
     let message = load(&strict).unwrap_err();
-    assert!(message.contains("p.jsonl: line 4: expected a JSON object"), "{message}");
-    assert!(message.contains("on_bad_line: skip"), "{message}");
+    let expected = [
+        "p.jsonl: 4 records cannot be read; set `on_bad_line: skip` to leave such records out",
+        "  line 4, column 13: expected a JSON object: EOF while parsing a value",
+        "  line 5: field `question`: expected a string, found a number",
+        "  line 6: field `question` is missing; there are: tests",
+        "  line 7: expected a JSON object, found an array",
+    ];
+    assert!(message.ends_with(&expected.join("\n")), "{message}");
     let (problems, dropped) = load(&Params { on_bad_line: OnBadLine::Skip, ..strict }).unwrap();
     assert_eq!(problems.len(), 2);
+    assert_eq!(
+        dropped[0].detail.as_deref(),
+        Some("expected a JSON object: EOF while parsing a value at line 1 column 13")
+    );
     let shown: Vec<String> =
         dropped.iter().map(|row| format!("{}: {}", row.unit_id, row.detail.as_deref().unwrap_or_default())).collect();
     assert_eq!(shown[1], "line 5: field `question`: expected a string, found a number");
     assert_eq!(shown[2], "line 6: field `question` is missing; there are: tests");
     assert_eq!(shown[3], "line 7: expected a JSON object, found an array");
     assert_eq!(dropped.len(), 4);
+}
+
+#[test]
+fn of_many_bad_lines_twenty_are_shown_and_all_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    let message = load(&file(&folder, "p.jsonl", &format!("{NATIVE}{{}}\n"))).unwrap_err();
+    assert!(message.contains("p.jsonl: line 4: field `question` is missing; there are: ; set `on_bad"), "{message}");
+    let message = load(&file(&folder, "q.jsonl", &format!("{NATIVE}{}", "[]\n".repeat(30)))).unwrap_err();
+    assert!(message.contains("30 records") && message.ends_with("\n  and 10 more"), "{message}");
+    assert!(message.contains("line 23: ") && !message.contains("line 24: "), "{message}");
+    // What lies beyond the rows that are wanted is not read.
+    let limited = Params { limit: Some(2), ..params(&folder.path().join("q.jsonl")) };
+    assert_eq!(load(&limited).unwrap().0.len(), 2);
+}
+
+#[test]
+fn line_ends_marks_and_blank_lines_are_read_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let (plain, _) = load(&file(&folder, "p.jsonl", NATIVE)).unwrap();
+    let text = format!("\u{feff}{}", NATIVE.trim_end().replace('\n', "\r\n"));
+    assert_eq!(load(&file(&folder, "crlf.jsonl", &text)).unwrap().0, plain);
+    let array = format!("\n \n[{}]", NATIVE.trim().replace("\n\n", ","));
+    assert_eq!(load(&file(&folder, "a.json", &array)).unwrap().0, plain);
+    let latin = folder.path().join("latin.jsonl");
+    std::fs::write(&latin, [NATIVE.as_bytes(), b"\xe9\n"].concat()).unwrap();
+    let message = load(&params(&latin)).unwrap_err();
+    assert!(message.contains(&format!("byte {}: expected text in UTF-8", NATIVE.len())), "{message}");
+}
+
+/// The rows of a table do not depend on how many are handed on at a time.
+#[test]
+fn more_rows_than_a_batch_has_arrive_in_order_and_with_the_first_of_each_id() {
+    let folder = tempfile::tempdir().unwrap();
+    let tests = r#""tests": {"style": "stdio", "cases": [{"input": "", "output": ""}]}"#;
+    let line = |id: usize| format!("{{\"id\": {id}, \"question\": \"{id}\", {tests}}}\n");
+    let text: String = (0..3000).map(|at| line(if at % 1000 == 999 { 7 } else { at })).collect();
+    let params = Params { on_duplicate: OnDuplicate::Drop, ..file(&folder, "p.jsonl", &text) };
+    let ran = crate::testing::run_whole(&Load, &serde_json::to_value(&params).unwrap(), &[]);
+    let rows = ran.rows::<Problem>();
+    let ids: Vec<&str> = rows.iter().map(|row| row.problem_id.as_str()).collect();
+    let wanted: Vec<String> = (0..3000).filter(|at| at % 1000 != 999).map(|at| at.to_string()).collect();
+    assert_eq!(ids, wanted);
+    let message = load(&Params { on_duplicate: OnDuplicate::Fail, ..params }).unwrap_err();
+    assert!(message.contains("\"7\" (line 8 and line 1000), \"7\" (line 8 and line 2000)"), "{message}");
 }
 
 #[test]
@@ -219,13 +293,13 @@ fn samples_go_on_from_prompts_or_stand_alone() {
         "{\"task_id\": \"a\", \"completion\": \"    return 1\\n\"}\n{\"task_id\": \"a\", \"solution\": \"x = 1\\n\"}\n";
     let params = Params { format: Format::Samples, ..file(&folder, "s.jsonl", text) };
     let problems = vec![SampledProblem { problem_id: "a".into(), starter_code: Some("def f():\n".into()) }];
-    let (samples, _) = load_samples(&params, Some(problems), &Cancel::default()).unwrap();
+    let (samples, _) = load_samples(&params, Some(problems)).unwrap();
     assert_eq!((samples[0].program.as_str(), samples[0].sample_index), ("def f():\n    return 1\n", 0));
     assert_eq!((samples[1].program.as_str(), samples[1].sample_index), ("x = 1\n", 1));
     assert_ne!(samples[0].sample_id, samples[1].sample_id);
-    let message = load_samples(&params, None, &Cancel::default()).unwrap_err().to_string();
+    let message = load_samples(&params, None).unwrap_err();
     assert!(message.contains("line 1: a `completion`") && message.contains("connect the problems"), "{message}");
-    let message = load_samples(&params, Some(Vec::new()), &Cancel::default()).unwrap_err().to_string();
+    let message = load_samples(&params, Some(Vec::new())).unwrap_err();
     assert!(message.contains("\"a\" is not in the connected problems"), "{message}");
 }
 
