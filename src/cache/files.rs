@@ -43,7 +43,7 @@ pub struct PathDigest {
 /// What tells that a file is as it was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Stat {
+pub(super) struct Stat {
     bytes: u64,
     mtime_ns: i64,
     ctime_ns: i64,
@@ -52,7 +52,7 @@ struct Stat {
 }
 
 impl Stat {
-    fn of(path: &Path) -> Result<Self, CacheError> {
+    pub(super) fn of(path: &Path) -> Result<Self, CacheError> {
         let found = fs::metadata(path).map_err(|error| CacheError::input(path, error))?;
         let nanoseconds = |seconds: i64, rest: i64| seconds.saturating_mul(1_000_000_000).saturating_add(rest);
         Ok(Self {

@@ -6,6 +6,7 @@
 //! recipes/<recipe>.json    which key a recipe came to
 //! maps/<family>/<batch>.json   finished batches of a map stage; 0-<batch>.json stands for earlier ones
 //! digests/<table>.json     digests of column subsets, computed once
+//! indexes/<pipeline>.json  copies of what its recipes came to
 //! stats/<path>.json        digests of files outside, by path, size, times and inode
 //! views/<digest>/          artifacts as folders of hard links
 //! runs/<time>-<name>/      history; runs/latest is the newest
@@ -90,6 +91,10 @@ impl Layout {
 
     pub(super) fn subset_digest(&self, id: &Digest) -> PathBuf {
         self.root.join("digests").join(format!("{id}.json"))
+    }
+
+    pub(super) fn index(&self, id: &Digest) -> PathBuf {
+        self.root.join("indexes").join(format!("{id}.json"))
     }
 
     pub(super) fn stats(&self, id: &Digest) -> PathBuf {

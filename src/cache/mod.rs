@@ -9,6 +9,7 @@
 //!   .subset_digest / .declared_digest(&output, columns) -> Digest    subset.rs
 //!   .action(&key) / .recipe(&recipe) -> Option<Record>                record.rs
 //!   .commit(Record) / .link_recipe(&recipe, &key)                     record.rs
+//!   .index(name) -> Index / .keep_index(name, recipes)                index.rs
 //!   .family(&family) -> Family / .commit_batch(BatchRecord)           family.rs
 //!   .compact_units(&family, ..) -> records in place of many           compact.rs
 //!   .put_folder(..) -> FilesOutput                                    files.rs
@@ -36,6 +37,7 @@ mod family;
 mod fault;
 mod files;
 mod history;
+mod index;
 mod layout;
 mod lock;
 mod record;
@@ -61,6 +63,7 @@ pub use self::error::{CacheError, Damage};
 pub use self::family::{BatchRecord, BatchUnit, Family, UnitOutcome, UnitPlace};
 pub use self::files::PathDigest;
 pub use self::history::{PastRun, RunEntry};
+pub use self::index::Index;
 pub use self::layout::{Layout, find_root};
 pub use self::lock::{Lock, host_name};
 pub use self::record::{Cost, FilesOutput, InputNote, Machine, Output, RECORD_FORMAT, Record, TableOutput};

@@ -178,10 +178,11 @@ impl FilesOutput {
 /// What a recipe came to.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct RecipeNote {
+pub(super) struct RecipeNote {
     format: u32,
     recipe: Digest,
-    key: Digest,
+    /// The key.
+    pub(super) key: Digest,
 }
 
 /// What every sealed file can be asked before it is used.
@@ -296,7 +297,8 @@ impl Cache {
         }
     }
 
-    fn is_complete(&self, record: &Record, path: &Path) -> bool {
+    /// Returns whether all that a record names is there; what is not is named as damage.
+    pub(super) fn is_complete(&self, record: &Record, path: &Path) -> bool {
         let missing = record.outputs.iter().find_map(|(port, output)| {
             if let Some(blob) = output.blobs().iter().find(|blob| !self.has(blob)) {
                 return Some(format!("object {} of `{port}` is not in the store", blob.hash.short()));

@@ -35,7 +35,7 @@ pub(super) fn run(args: &Args) -> Outcome {
             let message = format!("{}: compares nothing; add `{example}`", pipeline.display());
             return Err(Failure::new(EXIT_PIPELINE, message));
         }
-        let table = of_pipeline(&planned, &cache)?.ok_or_else(|| {
+        let table = of_pipeline(planned, &cache)?.ok_or_else(|| {
             let message = format!("{0}: what it compares has not been run: ablate run {0}", pipeline.display());
             Failure::new(EXIT_STAGE, message)
         })?;

@@ -22,7 +22,7 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args) -> Outcome {
     let (planned, cache) = planned(&args.pipeline)?;
-    let output = output_of(&planned, &cache, &args.output)?;
+    let output = output_of(planned, &cache, &args.output)?;
     if args.to.exists() {
         return Err(Failure::new(EXIT_USAGE, format!("{}: exists already; name another place", args.to.display())));
     }

@@ -18,7 +18,7 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args) -> Outcome {
     let (planned, cache) = planned(&args.pipeline)?;
-    let lines = outlook(&planned, &cache, args.pipeline.limit)?;
+    let lines = outlook(planned, &cache, args.pipeline.limit)?;
     match args.format {
         Format::Json => print_json(&lines)?,
         Format::Text => print(&text(&lines, args.pipeline.limit))?,

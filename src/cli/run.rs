@@ -41,7 +41,8 @@ pub(super) fn run(args: &Args) -> Outcome {
     let options =
         Options { only: args.stages.clone(), jobs: args.jobs, fail_fast: args.fail_fast, limit: args.pipeline.limit };
     let observer = progress::observer(args.format == Format::Json);
-    let report = run::run(&planned, &cache, &options, &cancel, &*observer)?;
+    // Not freed, as the plan is not.
+    let report: &'static _ = Box::leak(Box::new(run::run(planned, &cache, &options, &cancel, &*observer)?));
     drop(observer);
     for damage in cache.take_damage() {
         say(&format!("warning: {damage}"));
@@ -70,7 +71,7 @@ pub(super) fn run(args: &Args) -> Outcome {
         let lines: Vec<String> = failures.iter().map(|(stage, error)| format!("stage `{stage}`: {error}")).collect();
         return Err(Failure::new(code, lines.join("\nerror: ")));
     }
-    if let Some(table) = compare::of_pipeline(&planned, &cache)? {
+    if let Some(table) = compare::of_pipeline(planned, &cache)? {
         match args.format {
             Format::Text => print(&table.to_text(args.pipeline.limit))?,
             Format::Json => print_json(&table)?,

@@ -42,7 +42,7 @@ pub(super) fn run(args: &Args) -> Outcome {
     };
     let output = match failed {
         Some(table) => Output::Table(table),
-        None => output_of(&planned, &cache, &args.output)?,
+        None => output_of(planned, &cache, &args.output)?,
     };
     let Output::Table(table) = &output else {
         let folder = cache.view(&output)?;

@@ -41,7 +41,7 @@ pub(super) fn run(args: &Args) -> Outcome {
     }
     let (planned, cache) = planned(&asked)?;
     if let Some(id) = &args.row {
-        let traces = trace(&planned, &cache, &planned.lookup(&cache)?, id)?;
+        let traces = trace(planned, &cache, &planned.lookup(&cache)?, id)?;
         if traces.is_empty() {
             let message = format!("no output of the pipeline has a row with the id `{id}`");
             return Err(Failure::new(EXIT_USAGE, message));
@@ -63,7 +63,7 @@ pub(super) fn run(args: &Args) -> Outcome {
     let steps =
         if of.is_empty() { planned.all_named(stage).map_err(|problem| Failure::new(EXIT_USAGE, problem))? } else { of };
     if let Some(against) = &args.against {
-        let lines = held_against(&planned, steps[0], against);
+        let lines = held_against(planned, steps[0], against);
         match args.format {
             Format::Json => print_json(&lines)?,
             Format::Text => {
@@ -74,8 +74,8 @@ pub(super) fn run(args: &Args) -> Outcome {
         }
         return Ok(EXIT_OK);
     }
-    let all = outlook(&planned, &cache, asked.limit)?;
-    let why: Vec<Why> = steps.iter().map(|&step| Why::of(&planned, &all, step)).collect();
+    let all = outlook(planned, &cache, asked.limit)?;
+    let why: Vec<Why> = steps.iter().map(|&step| Why::of(planned, &all, step)).collect();
     match args.format {
         Format::Json => print_json(&why)?,
         Format::Text => print(&why.iter().map(Why::text).collect::<Vec<_>>().join("\n"))?,

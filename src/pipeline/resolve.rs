@@ -232,7 +232,7 @@ fn resolve_case(
     if let Some(name) = written.name.take() {
         pipeline.name = name;
     }
-    Resolver { kinds, dirs, variants, pipeline: &mut pipeline, problems }.run(written);
+    Resolver { kinds, dirs, variants, pipeline: &mut pipeline, problems, schemas: BTreeMap::new() }.run(written);
     pipeline
 }
 
@@ -265,6 +265,8 @@ struct Resolver<'a> {
     variants: &'a [String],
     pipeline: &'a mut Resolved,
     problems: &'a mut Vec<Problem>,
+    /// The schema of each kind's parameters, made once.
+    schemas: BTreeMap<&'static str, Value>,
 }
 
 impl Resolver<'_> {
@@ -316,8 +318,8 @@ impl Resolver<'_> {
             return;
         };
         let before = self.problems.len();
-        let schema = kind.params_schema().to_value();
-        params::check(&stage.with, &schema, kind.name(), stage.with.at, self.problems);
+        let schema = self.schemas.entry(kind.name()).or_insert_with(|| kind.params_schema().to_value());
+        params::check(&stage.with, schema, kind.name(), stage.with.at, self.problems);
         if unclear {
             // What stands where a var should cannot be judged.
             let judged = self.problems.split_off(before);

@@ -60,10 +60,11 @@ impl KeyFields {
 fn write_canonical(value: &Value, to: &mut String) {
     match value {
         Value::Object(map) => {
-            let sorted: BTreeMap<&String, &Value> = map.iter().collect();
+            let mut sorted: Vec<(&String, &Value)> = map.iter().collect();
+            sorted.sort_unstable_by_key(|(key, _)| *key);
             to.push('{');
             for (key, value) in sorted {
-                to.push_str(&Value::String(key.clone()).to_string());
+                to.push_str(&serde_json::to_string(key).expect("a text is plain data"));
                 to.push(':');
                 write_canonical(value, to);
                 to.push(',');

@@ -151,6 +151,9 @@ impl Reader<'_> {
 /// # Errors
 /// Where an output cannot be read, or has no metric of that name.
 pub fn of_pipeline(planned: &Planned, cache: &Cache) -> Result<Option<Comparison>, RunError> {
+    let Some(asked) = planned.cases.iter().find_map(|case| case.checked.pipeline.compare.as_ref()) else {
+        return Ok(None);
+    };
     let mut variants: Vec<(&str, Vec<&PlannedCase>)> = Vec::new();
     for case in &planned.cases {
         let name = case.checked.variant.as_deref().unwrap_or(DEFAULT);
@@ -160,9 +163,6 @@ pub fn of_pipeline(planned: &Planned, cache: &Cache) -> Result<Option<Comparison
         }
     }
     let mut reader = Reader { planned, cache, records: planned.lookup(cache)?, not_run: BTreeSet::new() };
-    let Some(asked) = planned.cases.iter().find_map(|case| case.checked.pipeline.compare.as_ref()) else {
-        return Ok(None);
-    };
     // Variants of a pipeline that names no baseline are held against the pipeline as written.
     let against_variant = match &asked.baseline {
         Some(Baseline::Variant(name)) => Some(name.as_str()),

@@ -14,7 +14,7 @@ pub fn observer(json: bool) -> Box<dyn Observer> {
     } else if std::io::stderr().is_terminal() {
         Box::new(Bars { all: MultiProgress::new(), bars: Mutex::default() })
     } else {
-        Box::new(Lines { said: Mutex::default() })
+        Box::new(Lines { said: Mutex::default(), cached: Mutex::default() })
     }
 }
 
@@ -34,6 +34,8 @@ const LINE_EVERY: Duration = Duration::from_secs(20);
 struct Lines {
     /// When each running stage was last heard of.
     said: Mutex<BTreeMap<String, Instant>>,
+    /// Lines about cached stages, which come by the thousand and at once: they are said together, before any other.
+    cached: Mutex<String>,
 }
 
 impl Lines {
@@ -57,8 +59,13 @@ impl Observer for Lines {
             }
             other => line(other),
         };
-        if let Some(line) = line {
-            let _ = writeln!(std::io::stderr(), "{}", line.trim_end());
+        let Some(line) = line else { return };
+        let mut lines = self.cached.lock().unwrap_or_else(PoisonError::into_inner);
+        lines.push_str(line.trim_end());
+        lines.push('\n');
+        if !matches!(timed.event, Event::StageCached { .. }) {
+            let _ = std::io::stderr().write_all(lines.as_bytes());
+            lines.clear();
         }
     }
 }

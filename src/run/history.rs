@@ -91,6 +91,16 @@ pub(super) fn note_cached(
     }
 }
 
+/// Keeps an index of all that is done, for the next lookup. A cache that cannot be written is looked up file by file.
+pub(super) fn keep_index(planned: &Planned, cache: &Cache, report: &Report) -> Result<(), RunError> {
+    let steps = planned.steps.iter().zip(&report.steps);
+    let done = steps.filter(|(_, ended)| ended.record().is_some()).map(|(step, _)| step.recipe);
+    match cache.keep_index(planned.name(), done) {
+        Ok(()) | Err(CacheError::ReadOnly { .. } | CacheError::NoPermission { .. }) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// Ends the history entry.
 pub(super) fn finish(
     entry: RunEntry,

@@ -140,7 +140,8 @@ pub fn run(
 ) -> Result<Report, RunError> {
     let began = Instant::now();
     let wanted = wanted(planned, &options.only)?;
-    let known = planned.lookup(cache)?;
+    let mut index = cache.index(planned.name());
+    let mut known = planned.lookup_in(cache, &mut index)?;
     preflight(planned, &wanted, &known)?;
     let mut teller = Teller { observer, entry: None, began };
     teller.tell(&Event::RunStarted { pipeline: planned.name().to_owned(), stages: wanted.len(), limit: options.limit });
@@ -148,7 +149,7 @@ pub fn run(
         // The quick way out of a run with nothing to do: no thread, and a history entry only where the last run was another.
         let mut ended: Vec<Ended> = planned.steps.iter().map(|_| Ended::NotAsked).collect();
         for &step in &wanted {
-            let record = known[step].clone().expect("checked above");
+            let record = known[step].take().expect("checked above");
             teller.tell(&cached(planned, step, &record));
             if record.recipe != planned.steps[step].recipe {
                 cache.link_recipe(&planned.steps[step].recipe, &record.key)?;
@@ -158,6 +159,9 @@ pub fn run(
         let report = Report { steps: ended, wall_s: began.elapsed().as_secs_f64(), cancelled: false };
         teller.tell(&finished(&report));
         history::note_cached(planned, cache, options.limit, &report)?;
+        if !index.is_whole() {
+            history::keep_index(planned, cache, &report)?;
+        }
         return Ok(report);
     }
     #[expect(clippy::disallowed_methods, reason = "a run is filed under the time of its start")]
@@ -166,7 +170,8 @@ pub fn run(
     let steps = driver::drive(planned, cache, options, cancel, &wanted, &entry, teller);
     let report = Report { steps, wall_s: began.elapsed().as_secs_f64(), cancelled: cancel.is_cancelled() };
     teller.tell(&finished(&report));
-    let kept = history::finish(entry, planned, cache, options.limit, &report);
+    let kept = history::finish(entry, planned, cache, options.limit, &report)
+        .and_then(|()| history::keep_index(planned, cache, &report));
     // What stopped a run is worth more words than a history that could not be written after it.
     if report.is_complete() {
         kept?;

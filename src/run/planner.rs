@@ -1,7 +1,7 @@
 //! What a run would do: every stage's recipe, and what the cache knows of it. Reads the cache, changes nothing.
 
 use super::RunError;
-use crate::cache::{Cache, FilesOutput, Output, Record};
+use crate::cache::{Cache, FilesOutput, Index, Output, Record};
 use crate::digest::Digest;
 use crate::pipeline::error::nearest;
 use crate::pipeline::resolve::ResolvedStage;
@@ -194,9 +194,17 @@ impl Planned {
     /// # Errors
     /// Where the cache cannot be read.
     pub fn lookup(&self, cache: &Cache) -> Result<Vec<Option<Record>>, RunError> {
+        self.lookup_in(cache, &mut cache.index(self.name()))
+    }
+
+    /// As [`Planned::lookup`], in an index of the pipeline.
+    ///
+    /// # Errors
+    /// Where the cache cannot be read.
+    pub fn lookup_in(&self, cache: &Cache, index: &mut Index) -> Result<Vec<Option<Record>>, RunError> {
         let mut records: Vec<Option<Record>> = Vec::new();
         for step in 0..self.steps.len() {
-            let record = match cache.recipe(&self.steps[step].recipe) {
+            let record = match index.recipe(&self.steps[step].recipe) {
                 Some(record) if in_place(&record, cache) && self.fits(step, &record, &records, cache)? => Some(record),
                 _ if self.steps[step].needs.iter().all(|&need| records[need].is_some()) => {
                     let fields = self.key_fields(step, cache, &|need| records[need].clone().expect("checked above"))?;

@@ -2,6 +2,7 @@
 
 mod crash;
 mod digests;
+mod index;
 mod outside;
 mod storage;
 mod tables;
