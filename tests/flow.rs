@@ -4,7 +4,6 @@ use crate::lab::{Lab, events, ran, stages};
 use crate::run::lab;
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Read};
-use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
 
 /// An expression that is true, and takes a while to find that out.
@@ -145,30 +144,22 @@ impl Going {
     }
 }
 
-/// A pipeline whose stage `copied` makes the file `begun`, and waits for the file `go`; with more stages.
-fn waiting_pipeline(lab: &Lab, more: &str) -> String {
-    let [begun, go] = ["begun", "go"].map(|name| lab.path(name).display().to_string());
-    let wait =
-        format!("touch {begun}; until [ -e {go} ]; do sleep 0.02; done; cp inputs/rows.parquet outputs/copy.parquet");
+/// A pipeline whose stage `copied` makes the file `waiting` in its folder and waits until that is gone; with more stages.
+fn waiting_pipeline(more: &str) -> String {
+    let wait = "touch waiting; while [ -e waiting ]; do sleep 0.02; done; cp inputs/rows.parquet outputs/copy.parquet";
     format!(
         "name: waits\nstages:\n  problems: {{ use: load, with: {{ path: problems.jsonl }} }}\n  copied:\n    \
          use: command\n    from: problems\n    with: {{ run: [bash, -c, '{wait}'], outputs: {{ copy: {{ problem_id: string }} }} }}\n{more}"
     )
 }
 
-fn wait_for(path: &Path) {
-    while !path.exists() {
-        std::thread::sleep(std::time::Duration::from_millis(10));
-    }
-}
-
 #[test]
 fn a_run_waits_for_what_another_does_and_lets_other_stages_run_meanwhile() {
     let lab = lab();
-    lab.write("waits.yaml", &waiting_pipeline(&lab, ""));
-    lab.write("waits-too.yaml", &waiting_pipeline(&lab, "  programs: { use: references, from: problems }\n"));
+    lab.write("waits.yaml", &waiting_pipeline(""));
+    lab.write("waits-too.yaml", &waiting_pipeline("  programs: { use: references, from: problems }\n"));
     let first = Going::start(lab.command(&["run", "waits.yaml", "--format", "json"]));
-    wait_for(&lab.path("begun"));
+    let waiting = lab.left_in_scratch("waiting");
     let mut second = Going::start(lab.command(&["run", "waits-too.yaml", "--jobs", "1", "--format", "json"]));
     let holder = second.until("stage_waiting", "copied")["holder"].clone();
     assert!(holder.as_str().is_some_and(|holder| holder.contains(&first.child.id().to_string())), "{holder}");
@@ -176,7 +167,7 @@ fn a_run_waits_for_what_another_does_and_lets_other_stages_run_meanwhile() {
     if place_of(&second.seen, "stage_finished", "programs").is_none() {
         second.until("stage_finished", "programs");
     }
-    lab.write("go", "");
+    std::fs::remove_file(waiting).expect("the program made it");
     assert_eq!(stages(&first.finish(), "stage_finished"), ["copied", "problems"]);
     let second = second.finish();
     assert_eq!(stages(&second, "stage_finished"), ["programs"]);
@@ -190,15 +181,17 @@ fn place_of(events: &[Value], event: &str, stage: &str) -> Option<usize> {
 #[test]
 fn a_run_takes_over_from_one_that_is_killed() {
     let lab = lab();
-    lab.write("waits.yaml", &waiting_pipeline(&lab, ""));
+    lab.write("waits.yaml", &waiting_pipeline(""));
     let mut first = Going::start(lab.command(&["run", "waits.yaml", "--format", "json"]));
-    wait_for(&lab.path("begun"));
+    let waiting = lab.left_in_scratch("waiting");
     let mut second = Going::start(lab.command(&["run", "waits.yaml", "--format", "json"]));
     second.until("stage_waiting", "copied");
     first.child.kill().expect("it runs");
     first.child.wait().expect("it was started");
+    // What the dead run left may be swept at any time; what stands after this is the other's.
+    std::fs::remove_file(waiting).ok();
     second.until("stage_started", "copied");
-    lab.write("go", "");
+    std::fs::remove_file(lab.left_in_scratch("waiting")).expect("the program made it");
     let second = second.finish();
     assert_eq!(stages(&second, "stage_finished"), ["copied"]);
     assert_eq!(lab.rows("waits.yaml", "copied").len(), 60);
