@@ -55,6 +55,22 @@ fn a_file_that_is_not_declared_is_refused_and_the_message_says_to_declare_it() {
 }
 
 #[test]
+fn an_output_that_is_no_file_of_its_folder_is_refused() {
+    let program = Program::new();
+    assert_eq!(program.run("true", "").code, 0);
+    let elsewhere = program.lab.path("elsewhere.parquet").display().to_string();
+    program.lab.write("elsewhere.parquet", "somebody's");
+    for leave in [&format!("ln -s {elsewhere} $2"), "mkfifo $2", "mkdir $2"] {
+        let ran = program.run(&format!("cp() {{ {leave}; }}"), "");
+        assert_eq!(ran.code, 4, "{leave}: {}", ran.stderr);
+        assert!(ran.stderr.contains("outputs/copy.parquet: expected a file in the program's folder"), "{}", ran.stderr);
+    }
+    // A link to what it made itself is as good as a file.
+    let linked = program.run("cp() { command cp $1 made.parquet; ln -s ../made.parquet $2; }", "");
+    assert_eq!(linked.code, 0, "{}", linked.stderr);
+}
+
+#[test]
 fn the_system_is_there_and_the_folder_is_its_own() {
     let program = Program::new();
     let script = "

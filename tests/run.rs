@@ -392,4 +392,54 @@ fn variants_are_compared_over_their_seeds() {
     assert_eq!(rows[0]["spread"], serde_json::json!([0.0, 2]), "every reference passes: {table}");
     assert_eq!(rows[2]["against"]["difference"], 0.0);
     assert!(rows[0]["against"].is_null());
+
+    // One variant is still held against what the file names, and a run of one stage is of that stage in all cases.
+    let one = lab.ok(&["compare", "study.yaml", "--variant", "ten", "--format", "json"]).stdout;
+    let one: serde_json::Value = serde_json::from_str(&one).expect("JSON");
+    assert_eq!(one["baseline"], serde_json::Value::Null, "no baseline is named");
+    lab.write("study.yaml", &STUDY.replace("scores.pass@1 }", "scores.pass@1, baseline: none }"));
+    let one = lab.ok(&["compare", "study.yaml", "--variant", "ten", "--format", "json"]).stdout;
+    let one: serde_json::Value = serde_json::from_str(&one).expect("JSON");
+    let names: Vec<&str> = one["rows"].as_array().expect("rows").iter().filter_map(|r| r["variant"].as_str()).collect();
+    assert_eq!((names, &one["baseline"]), (vec!["none", "ten"], &serde_json::json!("variant `none`")));
+}
+
+#[test]
+fn a_stage_that_is_asked_for_is_meant_in_every_case() {
+    let lab = lab();
+    lab.write("study.yaml", STUDY);
+    let done = stages(&lab.run("study.yaml", &["blocks", "--all"]), "stage_finished");
+    assert_eq!(done, ["blocks", "blocks@loops", "problems"]);
+    let audited = lab.ok(&["audit", "study.yaml", "blocks", "--all"]);
+    assert!(!audited.stderr.contains("blocks@loops"), "{}", audited.stderr);
+}
+
+#[test]
+fn metrics_are_held_against_those_of_the_same_name_and_what_lacks_one_is_told() {
+    let lab = lab();
+    let text = STUDY
+        .replace(
+            "compare: { metric: scores.pass@1 }",
+            "compare: { metric: [scores.pass@1, 'scores.share:passed'], baseline: others.pass@1 }",
+        )
+        .replace(
+            "  verdicts:",
+            "  others: { use: score, from: { verdicts: verdicts }, with: { k: [1] } }\n  verdicts:",
+        );
+    lab.write("study.yaml", &text);
+    lab.run("study.yaml", &["--set", "samples_seed=5"]);
+    let table =
+        lab.ok(&["compare", "study.yaml", "--variant", "default", "--set", "samples_seed=5", "--format", "json"]);
+    let table: serde_json::Value = serde_json::from_str(&table.stdout).expect("JSON");
+    let row =
+        |row: &serde_json::Value| format!("{}.{}", row["stage"].as_str().unwrap(), row["metric"].as_str().unwrap());
+    let rows: Vec<String> = table["rows"].as_array().expect("rows").iter().map(row).collect();
+    assert_eq!(rows, ["others.pass@1", "scores.pass@1", "others.share:passed", "scores.share:passed"]);
+    // Of no problems nothing is measured: the others are compared all the same.
+    let nobody = "  nobody: { some: { use: filter, from: problems, with: { where: 'problem_id == \"\"' } } }\n";
+    lab.write("study.yaml", &format!("{STUDY}{nobody}"));
+    lab.run("study.yaml", &["--variant", "nobody", "--variant", "default"]);
+    let table = lab.ok(&["compare", "study.yaml", "--variant", "nobody", "--variant", "default"]).stdout;
+    assert!(table.contains("Not compared: `scores@nobody") && table.contains("has no metric `pass@1`"), "{table}");
+    assert!(table.contains("100.0 ± 0.0 (2)"), "{table}");
 }

@@ -22,6 +22,7 @@ use serde::de::DeserializeOwned;
 use super::Cache;
 use super::error::{CacheError, Damage};
 use super::scratch::create_folders;
+use crate::digest::Digest;
 
 const PIPELINE: &str = "pipeline.yaml";
 const EVENTS: &str = "events.jsonl";
@@ -208,7 +209,7 @@ impl RunEntry {
 
     /// Returns where [`RunEntry::link_output`] links an output.
     pub fn output_path(&self, name: &str) -> PathBuf {
-        self.folder.join(name.replace('/', "+"))
+        self.folder.join(file_name(name))
     }
 
     /// Writes the summary, which ends the entry, and makes it the latest.
@@ -230,9 +231,23 @@ fn append(path: &Path) -> io::Result<File> {
     OpenOptions::new().append(true).create(true).open(path)
 }
 
-/// A `/` in a stage's name (`after/generate`) becomes `+`: files of a run lie in one folder.
 fn log_path(folder: &Path, stage: &str) -> PathBuf {
-    folder.join(format!("{}.log", stage.replace('/', "+")))
+    folder.join(format!("{}.log", file_name(stage)))
+}
+
+/// The bytes that a name may have as that of a file; file systems give 255, some of which are for what is put behind it.
+const MOST_NAME_BYTES: usize = 200;
+
+/// What belongs to a stage or an output, as the name of a file. Files of a run lie in one folder: a `/` (`after/generate`) becomes
+/// `+`. The end of a very long name, as a sweep over many parameters makes them, becomes a digest.
+fn file_name(name: &str) -> String {
+    let flat = name.replace('/', "+");
+    if flat.len() <= MOST_NAME_BYTES {
+        return flat;
+    }
+    let digest = Digest::of_bytes(name.as_bytes()).short();
+    let end = flat.floor_char_boundary(MOST_NAME_BYTES - digest.len() - 1);
+    format!("{}~{digest}", &flat[..end])
 }
 
 /// Makes a symbolic link, over an earlier one if there is one, without a moment in which there is none.
@@ -305,6 +320,14 @@ mod tests {
         let link = root.path().join("runs/latest/after+generate");
         assert_eq!(fs::canonicalize(link).unwrap(), fs::canonicalize(root.path()).unwrap());
         assert!(root.path().join("runs/latest/summary.json").exists());
+    }
+
+    #[test]
+    fn a_name_that_is_too_long_for_a_file_is_told_apart_by_a_digest() {
+        let long = |last: &str| format!("aligned@{}{last}", "pairs.alpha=0.5,".repeat(40));
+        let (one, other) = (file_name(&long("a")), file_name(&long("b")));
+        assert!(one != other && one.len() <= MOST_NAME_BYTES && one.starts_with("aligned@pairs.alpha=0.5,"), "{one}");
+        assert_eq!(file_name("after/generate"), "after+generate");
     }
 
     fn entry_number(cache: &Cache) -> usize {

@@ -45,7 +45,7 @@ pub(super) fn run(args: &Args) -> Outcome {
     let observer = progress::observer(false);
     let [first, second] = [1, 2].map(|time| {
         say(&format!("{}: time {time} of 2, from nothing", args.stage));
-        again(&planned, &cache, step, &cancel, &*observer)
+        again(planned, &cache, step, &cancel, &*observer)
     });
     let (first, second) = (first?, second?);
     drop(observer);

@@ -1,7 +1,8 @@
 //! `ablate run`: does what is missing, shows how it goes, and prints the table of what is compared.
 
+use super::compare::comparison;
 use super::{EXIT_OK, EXIT_STAGE, EXIT_USAGE, Failure, Format, Outcome, PipelineArgs, planned, print, print_json, say};
-use crate::report::{compare, progress};
+use crate::report::progress;
 use crate::run::{self, Ended, Options};
 use ablate_stages::job::Cancel;
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -29,8 +30,9 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args) -> Outcome {
     let (planned, cache) = planned(&args.pipeline)?;
+    let mut only = Vec::new();
     for stage in &args.stages {
-        planned.all_named(stage).map_err(|problem| Failure::new(EXIT_USAGE, problem))?;
+        only.extend(planned.all_named(stage).map_err(|problem| Failure::new(EXIT_USAGE, problem))?);
     }
     let cancel = Cancel::default();
     // The second signal ends the process at once: workers die with it, and no record is ever half written.
@@ -38,8 +40,7 @@ pub(super) fn run(args: &Args) -> Outcome {
         signal_hook::flag::register_conditional_shutdown(signal, 128 + signal, cancel.flag())?;
         signal_hook::flag::register(signal, cancel.flag())?;
     }
-    let options =
-        Options { only: args.stages.clone(), jobs: args.jobs, fail_fast: args.fail_fast, limit: args.pipeline.limit };
+    let options = Options { only, jobs: args.jobs, fail_fast: args.fail_fast, limit: args.pipeline.limit };
     let observer = progress::observer(args.format == Format::Json);
     // Not freed, as the plan is not.
     let report: &'static _ = Box::leak(Box::new(run::run(planned, &cache, &options, &cancel, &*observer)?));
@@ -71,7 +72,7 @@ pub(super) fn run(args: &Args) -> Outcome {
         let lines: Vec<String> = failures.iter().map(|(stage, error)| format!("stage `{stage}`: {error}")).collect();
         return Err(Failure::new(code, lines.join("\nerror: ")));
     }
-    if let Some(table) = compare::of_pipeline(planned, &cache)? {
+    if let Some(table) = comparison(&args.pipeline, planned, &cache)? {
         match args.format {
             Format::Text => print(&table.to_text(args.pipeline.limit))?,
             Format::Json => print_json(&table)?,

@@ -133,6 +133,28 @@ fn a_sweep_is_a_product_with_points_left_out_and_put_in() {
 }
 
 #[test]
+fn points_of_a_sweep_are_compared_as_numbers_and_what_excludes_nothing_is_told() {
+    let one = "sweep:\n  heat: [0.5, 1.0]\n  middles.samples: [1, 2]\n  exclude: [{ heat: 1 }]\n";
+    assert_eq!(cases(&checked(one)).len(), 3);
+    let text = problems("sweep:\n  heat: [0.1, 0.9]\n  exclude: [{ heat: 0.2 }, 7]\n  include: [heat]\n");
+    for expected in [
+        "`exclude` of `sweep`: no combination has these values",
+        "a point in `exclude` of `sweep`: expected a map",
+        "a point in `include` of `sweep`: expected a map",
+    ] {
+        assert!(text.contains(expected), "{text}");
+    }
+}
+
+#[test]
+fn a_product_that_nobody_could_count_is_refused() {
+    let values = vec!["0"; 1000].join(", ");
+    let axes: String = (0..20).map(|i| format!("  middles.samples{i}: [{values}]\n")).collect();
+    let text = problems(&format!("sweep:\n{axes}"));
+    assert!(text.contains("products in `sweep`: at most 10000 are run"), "{text}");
+}
+
+#[test]
 fn a_file_extends_another_and_paths_are_relative_to_where_they_are_written() {
     let dir = folder();
     std::fs::create_dir(dir.path().join("mine")).unwrap();
@@ -156,6 +178,8 @@ variants: { own: { more-after: { from: { problems: problems } } } }
     let pipeline = &checked.cases[0].pipeline;
     assert_eq!(pipeline.name, "mine");
     assert!(pipeline.stage("after").is_none());
+    let unnamed = resolve_text(&path, &text.replace("name: mine\n", ""), &[], &Choice::all(), KINDS);
+    assert_eq!(unnamed.cases[0].pipeline.name, "p", "by its name its runs are known");
     assert_eq!(pipeline.stage("middles").unwrap().with.to_string(), r#"{"samples":3,"temperature":0.25}"#);
     let path = |stage: &str| pipeline.stage(stage).unwrap().bound.params().to_string();
     assert!(path("problems").contains("mine/../problems.jsonl"), "{}", path("problems"));
@@ -294,4 +318,20 @@ fn what_only_some_variants_have_can_be_set() {
         resolved(folder().path(), &format!("{BASE}{more}"), &["agian.learning_rate=1"], &Choice::all());
     assert!(problems.render(false).contains("unknown stage `agian`"), "{problems}");
     assert_eq!(cases.iter().filter(|case: &&Case| case.variant.is_some()).count(), 1);
+}
+
+#[test]
+fn what_suits_only_the_variant_that_is_asked_for_can_be_set() {
+    let more = "variants: { short: { middles: { use: take, from: blocks, with: { count: 9 } } } }\n";
+    let short = Choice { variants: vec!["short".into()], all: false };
+    // `middles` of the pipeline as written has no `count`.
+    let dir = folder();
+    let text = format!("{BASE}{more}")
+        .replace("use: take", "use: segment")
+        .replace("from: blocks, with: { count: 9 }", "from: problems");
+    let resolution = resolved(dir.path(), &text, &["middles.kinds=[if]"], &short);
+    let asked: Vec<bool> = resolution.cases.iter().map(|case| case.is_asked).collect();
+    assert_eq!(asked, [true], "{}", resolution.problems);
+    let all = resolved(dir.path(), &text, &["middles.kinds=[if]"], &Choice::all());
+    assert!(all.problems.render(false).contains("unknown parameter `kinds` of `fim-generate`"), "{}", all.problems);
 }

@@ -411,6 +411,11 @@ pub struct Problem {
 }
 
 impl Problem {
+    /// Whether it keeps the pipeline from running.
+    pub fn is_error(&self) -> bool {
+        self.fault.severity() == Severity::Error
+    }
+
     /// A fault at a place.
     pub fn new(fault: Fault, at: Location) -> Self {
         Self { fault, at, also: Vec::new(), variant: None }
@@ -471,7 +476,7 @@ pub struct ProblemRecord {
 impl Problems {
     /// Whether any of them keeps the pipeline from running.
     pub fn has_errors(&self) -> bool {
-        self.list.iter().any(|problem| problem.fault.severity() == Severity::Error)
+        self.list.iter().any(Problem::is_error)
     }
 
     /// How many of this severity.

@@ -64,6 +64,8 @@ fn read_one(
         }
     };
     let mut whole = read_one(&parent, &text, above, dirs, problems)?;
+    // What the other file is called and is for is its own: by its name its runs are known.
+    whole.entries_mut().retain(|entry| !matches!(entry.key.as_str(), "name" | "about"));
     problems.list.extend(lay_file(&mut whole, &tree));
     Some(whole)
 }

@@ -62,8 +62,9 @@ pub fn json_schema(kinds: &[&'static dyn AnyStage]) -> Value {
         "allOf": cases,
     });
     definitions.insert("stage".into(), stage);
+    let point = json!({ "type": "object", "description": "`stage.parameter` or a var, with its value." });
     let overrides = json!({
-        "type": "object",
+        "type": ["object", "null"],
         "description": "What differs: `stage.parameter` or a var with its value; a stage with what changes of it, or `null` to drop it.",
     });
     json!({
@@ -80,21 +81,21 @@ pub fn json_schema(kinds: &[&'static dyn AnyStage]) -> Value {
                 "type": "object",
                 "description": "The pipeline with something else in it, by name: `--variant NAME`, `--all`.",
                 "propertyNames": { "pattern": "^[a-z][a-z0-9._-]*$" },
-                "additionalProperties": overrides.clone(),
+                "additionalProperties": overrides,
             },
             "sweep": {
                 "type": "object",
                 "description": "Lists of values by `stage.parameter` or var; every combination is a variant.",
                 "properties": {
-                    "exclude": { "type": "array", "items": overrides.clone(), "description": "Combinations that are left out." },
-                    "include": { "type": "array", "items": overrides, "description": "Further points." },
+                    "exclude": { "type": "array", "items": point.clone(), "description": "Combinations that are left out." },
+                    "include": { "type": "array", "items": point, "description": "Further points." },
                 },
                 "additionalProperties": { "type": "array", "minItems": 1 },
             },
             "seeds": {
                 "type": "object",
                 "description": "The values that vars take in turn; figures are means over them.",
-                "additionalProperties": { "type": "array", "minItems": 1 },
+                "additionalProperties": { "type": ["array", "null"], "minItems": 1 },
             },
             "vars": {
                 "type": "object",
@@ -105,7 +106,7 @@ pub fn json_schema(kinds: &[&'static dyn AnyStage]) -> Value {
                 "type": "object",
                 "description": "What is done, by name.",
                 "propertyNames": { "pattern": "^[a-z][a-z0-9-]*$" },
-                "additionalProperties": { "$ref": "#/$defs/stage" },
+                "additionalProperties": { "anyOf": [{ "$ref": "#/$defs/stage" }, { "type": "null", "description": "Drops what the extended file has." }] },
             },
             "compare": {
                 "type": "object",

@@ -120,7 +120,8 @@ pub struct Case {
     pub variant: Option<String>,
     /// The value of each varied var.
     pub seeds: BTreeMap<String, String>,
-    /// Whether it is asked for; the pipeline as written is there in any case, since variants are named against it.
+    /// Whether it is asked for; the pipeline as written, if nothing is wrong with it, is there in any case, since variants are named
+    /// against it.
     pub is_asked: bool,
     /// The pipeline; stages with mistakes are left out.
     pub pipeline: Resolved,
@@ -174,6 +175,7 @@ pub fn resolve_text(
         list.retain(|problem| !matches!(&problem.fault, Fault::UnusedVar { name } if mentioned.contains(name)));
         let mut misses: Vec<Vec<Problem>> = vec![Vec::new(); sets.len()];
         let num_cases = asked.len();
+        let num_asked = asked.iter().filter(|case| case.is_asked).count();
         let mut tree = Some(tree);
         for (place, case) in asked.into_iter().enumerate() {
             let last = place + 1 == num_cases;
@@ -181,7 +183,7 @@ pub fn resolve_text(
             let mut found = Vec::new();
             found.extend(case.over.iter().filter_map(|over| overlay::lay(&mut tree, over).err()));
             for (set, misses) in sets.iter().zip(&mut misses) {
-                misses.extend(overlay::lay(&mut tree, set).err());
+                misses.extend(overlay::lay(&mut tree, set).err().filter(|_| case.is_asked));
             }
             let pipeline = resolve_case(path, &tree, &dirs, &names, kinds, &mut found);
             // Every value of a seed and every variant repeats the mistakes of the pipeline as written.
@@ -189,12 +191,16 @@ pub fn resolve_text(
                 Fault::UnusedVar { name } => case.variant.is_none() && !mentioned.contains(name),
                 _ => true,
             });
+            if !case.is_asked && found.iter().any(Problem::is_error) {
+                // Whatever is wrong with it, nobody wants it: it is here to name steps by, and they have names without it.
+                continue;
+            }
             note(&mut list, found, case.variant.as_deref());
             cases.push(Case { variant: case.variant, seeds: case.seeds, is_asked: case.is_asked, pipeline });
         }
         // A stage that only some variants have can be set for those.
         list.extend(
-            misses.into_iter().filter(|misses| misses.len() == num_cases).filter_map(|mut misses| misses.pop()),
+            misses.into_iter().filter(|misses| misses.len() == num_asked).filter_map(|mut misses| misses.pop()),
         );
     }
     problems.list = list;

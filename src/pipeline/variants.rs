@@ -92,7 +92,7 @@ pub fn cases(
     let default = Variant { name: DEFAULT.to_owned(), at: Location::FILE, over: Vec::new() };
     let asked: Vec<Variant> =
         std::iter::once(default).chain(variants.into_iter().filter(|variant| choice.has(&variant.name))).collect();
-    let count = asked.len() as u128 * seeds.iter().map(|seed| seed.values.len() as u128).product::<u128>();
+    let count = saturating_product(seeds.iter().map(|seed| seed.values.len()).chain([asked.len()]));
     if count > MAX_CASES {
         let at = tree.entry("seeds").map_or(Location::FILE, |entry| entry.key_at);
         problems.push(Problem::new(Fault::TooMany { what: "variants and seeds", count, most: MAX_CASES }, at));
@@ -186,7 +186,7 @@ fn sweep(tree: &Located, problems: &mut Vec<Problem>) -> Vec<Variant> {
             }
         }
     }
-    let count = if axes.is_empty() { 0 } else { axes.iter().map(|axis| axis.len() as u128).product::<u128>() };
+    let count = if axes.is_empty() { 0 } else { saturating_product(axes.iter().map(Vec::len)) };
     if count > MAX_CASES {
         let fault = Fault::TooMany { what: "products in `sweep`", count, most: MAX_CASES };
         problems.push(Problem::new(fault, section.key_at));
@@ -198,20 +198,28 @@ fn sweep(tree: &Located, problems: &mut Vec<Problem>) -> Vec<Variant> {
         let fault = Fault::Unknown { what: "key", name, owner, choices: names.clone() };
         problems.push(Problem::new(fault, entry.key_at));
     }
-    let is_excluded = |point: &[Entry]| {
-        excluded.iter().any(|exclude| {
-            !exclude.entries().is_empty()
-                && exclude.entries().iter().all(|out| {
-                    let mut same = point.iter().filter(|over| over.key == out.key);
-                    same.any(|over| over.value.to_json() == out.value.to_json())
-                })
-        })
+    for (key, point) in excluded.iter().map(|point| ("exclude", point)).chain(included.iter().map(|p| ("include", p))) {
+        if !matches!(point.value, Node::Map(_)) {
+            let what = format!("a point in `{key}` of `sweep`");
+            wrong_type(point, section.key_at, &what, "a map like `{ stage.parameter: value }`", problems);
+        }
+    }
+    let matches = |exclude: &Located, point: &[Entry]| {
+        let is_in = |out: &Entry| point.iter().any(|over| over.key == out.key && is_same(&over.value, &out.value));
+        !exclude.entries().is_empty() && exclude.entries().iter().all(is_in)
     };
-    let points =
+    let mut points =
         if axes.is_empty() { Vec::new() } else { product(&axes.iter().map(Vec::as_slice).collect::<Vec<_>>()) };
-    let points = points.into_iter().filter(|point| !is_excluded(point));
+    for exclude in &excluded {
+        let known = exclude.entries().iter().all(|out| names.contains(&out.key));
+        if known && !exclude.entries().is_empty() && !points.iter().any(|point| matches(exclude, point)) {
+            let (what, message) = ("`exclude` of `sweep`".to_owned(), "no combination has these values".to_owned());
+            problems.push(Problem::new(Fault::BadParameter { what, message }, exclude.at));
+        }
+    }
+    points.retain(|point| !excluded.iter().any(|exclude| matches(exclude, point)));
     let mut variants: Vec<Variant> = Vec::new();
-    for over in points.chain(included.iter().map(|point| point.entries().to_vec())) {
+    for over in points.into_iter().chain(included.iter().map(|point| point.entries().to_vec())) {
         let name = over.iter().map(|over| format!("{}={}", over.key, shown(&over.value))).collect::<Vec<_>>().join(",");
         if !over.is_empty() && variants.iter().all(|variant| variant.name != name) {
             variants.push(Variant { name, at: over[0].key_at, over });
@@ -264,6 +272,20 @@ fn unknown_variants(choice: &Choice, variants: &[Variant], sources: &mut Sources
             let fault = Fault::Unknown { what: "variant", name: name.clone(), owner: String::new(), choices };
             problems.push(Problem::new(fault, at));
         }
+    }
+}
+
+/// How many combinations there are, or more than anybody could count.
+fn saturating_product(counts: impl Iterator<Item = usize>) -> u128 {
+    counts.fold(1, |product: u128, count| product.saturating_mul(count as u128))
+}
+
+/// Whether two values are the same: `1` and `1.0` are one number.
+fn is_same(a: &Located, b: &Located) -> bool {
+    let (a, b) = (a.to_json(), b.to_json());
+    match (a.as_f64(), b.as_f64()) {
+        (Some(a), Some(b)) => a.to_bits() == b.to_bits(),
+        _ => a == b,
     }
 }
 

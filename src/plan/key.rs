@@ -135,7 +135,8 @@ pub fn without_paths(parameters: &Value, digests: &BTreeMap<PathBuf, Digest>) ->
     match parameters {
         Value::Object(map) => match map.get(PATH_KEY) {
             Some(Value::String(path)) if map.len() == 1 => {
-                let digest = digests.get(&PathBuf::from(path)).map_or_else(|| "missing".to_owned(), Digest::to_string);
+                let digest =
+                    digests.get(&PathBuf::from(path)).map_or_else(|| format!("missing: {path}"), Digest::to_string);
                 Value::Object(Map::from_iter([("$digest".to_owned(), Value::String(digest))]))
             }
             _ => Value::Object(map.iter().map(|(k, v)| (k.clone(), without_paths(v, digests))).collect()),

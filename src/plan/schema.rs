@@ -52,8 +52,12 @@ pub fn check(resolution: Resolution) -> Result<Checked, Problems> {
     let mut checked = Vec::new();
     for case in cases {
         let mut found = Vec::new();
-        let variant = case.variant.clone();
-        checked.push(check_case(case, &mut found));
+        let (variant, is_asked) = (case.variant.clone(), case.is_asked);
+        let case = check_case(case, &mut found);
+        if !is_asked && found.iter().any(Problem::is_error) {
+            continue;
+        }
+        checked.push(case);
         note(&mut problems.list, found, variant.as_deref());
     }
     problems.sort();

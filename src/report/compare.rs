@@ -31,6 +31,8 @@ pub struct Comparison {
     pub rows: Vec<Row>,
     /// Steps whose figures are not there yet.
     pub not_run: Vec<String>,
+    /// What has run and lacks a metric that is compared, in words.
+    pub lacking: Vec<String>,
     /// What whoever quotes the figures must know.
     pub note: Option<String>,
 }
@@ -115,9 +117,23 @@ struct Reader<'a> {
     cache: &'a Cache,
     records: Vec<Option<Record>>,
     not_run: BTreeSet<String>,
+    lacking: BTreeSet<String>,
 }
 
 impl Reader<'_> {
+    /// What a metric is held against: the metric of the same name where the baseline lies; the one that is named where one
+    /// metric is compared, whatever its name.
+    fn before(
+        &mut self,
+        cases: &[&PlannedCase],
+        baseline: &MetricRef,
+        metric: &MetricRef,
+        is_only: bool,
+    ) -> Result<Option<Measured>, RunError> {
+        let name = if is_only { &baseline.name } else { &metric.name };
+        self.measured(cases, &MetricRef { name: name.clone(), ..baseline.clone() })
+    }
+
     /// A metric over some cases; none where no case has it yet.
     fn measured(&mut self, cases: &[&PlannedCase], metric: &MetricRef) -> Result<Option<Measured>, RunError> {
         let (stage, name) = (metric.output.stage.clone(), metric.name.clone());
@@ -132,8 +148,15 @@ impl Reader<'_> {
                 self.not_run.insert(self.planned.steps[step].name.clone());
                 continue;
             };
+            match metric_of(self.cache, &record.outputs, metric)? {
+                Ok(figure) => found.figures.push(figure),
+                Err(there) => {
+                    let name = &self.planned.steps[step].name;
+                    self.lacking.insert(format!("`{name}` has no metric `{}`; it has {there}", metric.name));
+                    continue;
+                }
+            }
             found.steps.push(step);
-            found.figures.push(metric_of(self.cache, &record.outputs, metric)?);
             // What is known of each problem is whether its samples passed: pairs can be made of that metric alone.
             if let Some(Output::Table(table)) = record.outputs.get("outcomes").filter(|_| metric.name == PAIRED) {
                 for outcome in read::<Outcome>(self.cache, table)? {
@@ -162,7 +185,8 @@ pub fn of_pipeline(planned: &Planned, cache: &Cache) -> Result<Option<Comparison
             _ => variants.push((name, vec![case])),
         }
     }
-    let mut reader = Reader { planned, cache, records: planned.lookup(cache)?, not_run: BTreeSet::new() };
+    let mut reader =
+        Reader { planned, cache, records: planned.lookup(cache)?, not_run: BTreeSet::new(), lacking: BTreeSet::new() };
     // Variants of a pipeline that names no baseline are held against the pipeline as written.
     let against_variant = match &asked.baseline {
         Some(Baseline::Variant(name)) => Some(name.as_str()),
@@ -171,45 +195,44 @@ pub fn of_pipeline(planned: &Planned, cache: &Cache) -> Result<Option<Comparison
     };
     variants.sort_by_key(|(name, _)| Some(*name) != against_variant);
     let mut rows = Vec::new();
-    let mut shown: BTreeSet<Vec<usize>> = BTreeSet::new();
+    let mut shown: BTreeSet<(Vec<usize>, String)> = BTreeSet::new();
     let mut baselines: Vec<Option<Measured>> = Vec::new();
     let mut words = against_variant.map(|name| format!("variant `{name}`"));
     for (name, cases) in &variants {
         let Some(compare) = &cases[0].checked.pipeline.compare else { continue };
-        let mut before = None;
-        if let Some(Baseline::Metric(metric)) = &compare.baseline {
-            words = Some(format!("`{}`", metric.output.stage));
-            before = reader.measured(cases, metric)?;
-            if let Some(found) = before.as_ref().filter(|found| shown.insert(found.steps.clone())) {
-                rows.push(found.row(name, None));
-            }
-        }
         for (place, metric) in compare.metrics.iter().enumerate() {
+            let mut baseline = baselines.get(place).cloned().flatten();
+            if let Some(Baseline::Metric(before)) = &compare.baseline {
+                words = Some(format!("`{}`", before.output.stage));
+                baseline = reader.before(cases, before, metric, compare.metrics.len() == 1)?;
+                let is_new = |found: &&Measured| shown.insert((found.steps.clone(), found.metric.clone()));
+                rows.extend(baseline.as_ref().filter(is_new).map(|found| found.row(name, None)));
+            }
             let found = reader.measured(cases, metric)?;
-            let baseline =
-                if against_variant.is_some() { baselines.get(place).cloned().flatten() } else { before.clone() };
             rows.extend(found.as_ref().map(|found| found.row(name, baseline.as_ref())));
             if against_variant == Some(*name) {
                 baselines.push(found);
             }
         }
     }
-    let not_run = reader.not_run.into_iter().collect();
+    let (not_run, lacking) = (reader.not_run.into_iter().collect(), reader.lacking.into_iter().collect());
     let (pipeline, note) = (planned.name().to_owned(), asked.note.clone());
-    Ok((!rows.is_empty()).then_some(Comparison { pipeline, baseline: words, rows, not_run, note }))
+    Ok((!rows.is_empty()).then_some(Comparison { pipeline, baseline: words, rows, not_run, lacking, note }))
 }
 
-fn metric_of(cache: &Cache, outputs: &BTreeMap<String, Output>, metric: &MetricRef) -> Result<Metric, RunError> {
+/// A metric; where the table has none of this name, the names that it has.
+fn metric_of(
+    cache: &Cache,
+    outputs: &BTreeMap<String, Output>,
+    metric: &MetricRef,
+) -> Result<Result<Metric, String>, RunError> {
     let Some(Output::Table(table)) = outputs.get(&metric.output.port) else {
         return Err(StageError::failed(format!("{} holds no metrics", metric.output)).into());
     };
     let metrics = read::<Metric>(cache, table)?;
     let names: Vec<String> = metrics.iter().map(|found| found.name.clone()).collect();
-    metrics.into_iter().find(|found| found.name == metric.name).ok_or_else(|| {
-        let there = if names.is_empty() { "none: nothing was measured".to_owned() } else { names.join(", ") };
-        let problem = format!("{} has no metric `{}`; it has {there}", metric.output, metric.name);
-        StageError::failed(problem).into()
-    })
+    let found = metrics.into_iter().find(|found| found.name == metric.name);
+    Ok(found.ok_or_else(|| if names.is_empty() { "none: nothing was measured".to_owned() } else { names.join(", ") }))
 }
 
 fn read<T: DeserializeOwned>(cache: &Cache, table: &crate::cache::TableOutput) -> Result<Vec<T>, RunError> {
@@ -347,6 +370,9 @@ impl Comparison {
         text.push('\n');
         if !self.not_run.is_empty() {
             text.push_str(&format!("Not run yet: {}\n", self.not_run.join("  ")));
+        }
+        for lacking in &self.lacking {
+            text.push_str(&format!("Not compared: {lacking}\n"));
         }
         if let Some(note) = &self.note {
             text.push_str(note.trim_end());

@@ -5,7 +5,7 @@ use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::compute::cast;
 use arrow::datatypes::DataType;
 use serde::Serialize;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 /// Rows that are named.
 const NAMED_ROWS: usize = 5;
@@ -65,6 +65,10 @@ fn tables(first: (&Cache, &TableOutput), second: (&Cache, &TableOutput)) -> Resu
     let mut found = Difference::default();
     let names: Vec<String> = first.1.schema.fields().iter().map(|field| field.name().clone()).collect();
     let key = names.iter().find(|name| name.ends_with("_id")).map(String::as_str);
+    let key = match key {
+        Some(key) if is_unique(first, key)? && is_unique(second, key)? => Some(key),
+        _ => None,
+    };
     let (a, b) = (cells(first.0, first.1, &names, key)?, cells(second.0, second.1, &names, key)?);
     let mut rows: Vec<&String> = a.keys().collect();
     rows.sort_unstable();
@@ -100,7 +104,7 @@ fn cells(cache: &Cache, table: &TableOutput, names: &[String], key: Option<&str>
         let columns = names.iter().map(|name| row_digests(&batch, &[name])).collect::<Result<Vec<_>, _>>()?;
         let rows = row_names(&batch, key, table)?;
         for (row, name) in rows.into_iter().enumerate() {
-            // A name that stands twice, which ids should not, is told apart by its number.
+            // Equal rows are told apart by their number.
             let mut unique = name.clone();
             let mut number = 1;
             while cells.contains_key(&unique) {
@@ -111,6 +115,17 @@ fn cells(cache: &Cache, table: &TableOutput, names: &[String], key: Option<&str>
         }
     }
     Ok(cells)
+}
+
+/// Whether no two rows have the same id.
+fn is_unique((cache, table): (&Cache, &TableOutput), key: &str) -> Result<bool, CacheError> {
+    let mut seen = HashSet::new();
+    for batch in cache.read_table(table, Some(&[key]))? {
+        if row_digests(&batch?, &[key])?.into_iter().any(|id| !seen.insert(id)) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Rows by their id; without one by the digest of what is digested in them, so that rows are there or not.

@@ -85,6 +85,10 @@ impl StageRun<'_> {
     }
 
     fn try_ahead(&self) -> Result<(), RunError> {
+        // The stage may run on its own by now.
+        if self.feed().is_closed() {
+            return Ok(());
+        }
         let part = self.ahead_part()?;
         let (work, feed) = (&part.work, self.feed());
         work.extend(&feed.take())?;

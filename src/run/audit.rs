@@ -44,7 +44,7 @@ pub fn again(
         })?;
         side.lend(record, &planned.steps[need].recipe)?;
     }
-    let options = Options { only: vec![planned.steps[step].name.clone()], ..Options::default() };
+    let options = Options { only: vec![step], ..Options::default() };
     let mut report = run(planned, &side.cache, &options, cancel, observer)?;
     match report.steps.swap_remove(step) {
         Ended::Ran(record) | Ended::Cached(record) => Ok(Again { side, record }),

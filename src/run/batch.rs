@@ -27,7 +27,7 @@ const FIRST_UNITS: usize = 32;
 const MOST_UNITS: usize = 8192;
 /// How often a unit that a worker has to itself may kill it.
 const MOST_KILLS: u32 = 2;
-/// How often workers may die before one of them delivers something again.
+/// How often workers may die before one of them delivers something again; where there are many workers, twice each.
 const MOST_DEATHS: u32 = 24;
 
 /// The work of one map stage.
@@ -253,15 +253,17 @@ impl MapWork {
         Ok(rows)
     }
 
-    /// Takes back what was out with a worker that died. `how`: how it ended; `said`: the last of what it said.
+    /// Takes back what was out with a worker that died. `how`: how it ended; `said`: the last of what it said; `num_workers`: how many
+    /// there are at most.
     ///
     /// # Errors
     /// Where workers keep dying and none delivers anything.
-    pub(super) fn bury(&self, worker: u64, how: &str, said: &str) -> Result<(), RunError> {
+    pub(super) fn bury(&self, worker: u64, how: &str, said: &str, num_workers: usize) -> Result<(), RunError> {
         let (units, mut state) = (self.units(), self.state());
         state.deaths += 1;
-        if state.deaths > MOST_DEATHS {
-            let words = format!("its workers die one after the other, {MOST_DEATHS} by now; the last one {how}");
+        let most = MOST_DEATHS.max(2 * num_workers as u32);
+        if state.deaths > most {
+            let words = format!("its workers die one after the other, {most} by now; the last one {how}");
             return Err(StageError::failed(words).into());
         }
         let lost = state.take_out(worker);

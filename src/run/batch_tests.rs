@@ -44,7 +44,7 @@ fn run(work: &MapWork, deadly: &[&str]) -> usize {
         workers += 1;
         while let Some(batch) = work.next(worker, 1).unwrap() {
             if batch.unit_ids.iter().any(|id| deadly.contains(&id.as_str())) {
-                work.bury(worker, "was killed", "its last words").unwrap();
+                work.bury(worker, "was killed", "its last words", 2).unwrap();
                 break;
             }
             pass(work, &batch);
@@ -77,7 +77,7 @@ fn what_other_workers_have_is_left_to_them() {
     let [first, second] = [work.hire(), work.hire()];
     let kept = work.next(first, 2).unwrap().unwrap();
     let lost = work.next(second, 2).unwrap().unwrap();
-    work.bury(second, "was killed", "").unwrap();
+    work.bury(second, "was killed", "", 2).unwrap();
     // One who has work already gets no suspects, and who has suspects gets nothing else.
     let more = work.next(first, 2).unwrap().unwrap();
     assert!(more.unit_ids.iter().all(|id| !lost.unit_ids.contains(id)));
@@ -99,7 +99,7 @@ fn workers_that_all_die_end_the_stage() {
     let error = (0..100).find_map(|_| {
         let worker = work.hire();
         work.next(worker, 1).unwrap();
-        work.bury(worker, "was killed by signal 9", "").err()
+        work.bury(worker, "was killed by signal 9", "", 2).err()
     });
     let error = error.unwrap().to_string();
     assert!(error.contains("its workers die one after the other") && error.contains("signal 9"), "{error}");

@@ -9,8 +9,9 @@ use super::stage::StageRun;
 use super::{Ended, Options, RunError, Teller, cached, executor, lock};
 use crate::cache::{Cache, Output, Record, RunEntry, TablePart};
 use ablate_stages::job::Cancel;
-use ablate_stages::stage::{Role, Work};
+use ablate_stages::stage::{Role, StageError, Work};
 use std::collections::{BTreeMap, BTreeSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::thread::Scope;
@@ -205,17 +206,28 @@ fn obey<'scope, 'env: 'scope>(
     ended: &mut [Ended],
 ) {
     match order {
+        // Whatever panics, the driver hears of its end: nobody waits for a thread that is gone.
         Do::Start(step) => {
-            scope.spawn(move || run.say(Message::Over(step, Box::new(stages[step].run()))));
+            scope.spawn(move || {
+                let result = contained(|| stages[step].run()).and_then(|result| result);
+                run.say(Message::Over(step, Box::new(result)));
+            });
         }
         Do::Help(step) => {
             scope.spawn(move || {
-                stages[step].help();
+                contained(|| stages[step].help()).unwrap_or_else(|bug| stages[step].help_failed(bug));
                 run.say(Message::HelperEnded(step));
             });
         }
         Do::GoAhead(step) => {
-            scope.spawn(move || run.say(Message::AheadEnded(step, stages[step].go_ahead())));
+            scope.spawn(move || {
+                // The stage's own run meets the same, and says so.
+                let units = contained(|| stages[step].go_ahead()).unwrap_or_else(|_| {
+                    run.feed(step).close();
+                    0
+                });
+                run.say(Message::AheadEnded(step, units));
+            });
         }
         Do::Release(step) => stages[step].release_helper(),
         Do::GoOn(step) => run.gate(step).open(true),
@@ -229,6 +241,15 @@ fn obey<'scope, 'env: 'scope>(
             ended[step] = Ended::Skipped(because);
         }
     }
+}
+
+/// Does it; a panic, which is a bug of ours or of a kind's, becomes the error of the stage that met it.
+fn contained<T>(work: impl FnOnce() -> T) -> Result<T, RunError> {
+    catch_unwind(AssertUnwindSafe(work)).map_err(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic");
+        StageError::failed(format!("{text}; this is a bug, please report it")).into()
+    })
 }
 
 /// What a message means to the scheduler.

@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// How long a batch of a stage is to take: long enough that committing it costs nothing, short enough that little is lost.
@@ -55,13 +55,15 @@ impl StageRun<'_> {
         if reused > 0 && self.run.is_followed(self.step) {
             work.done_table().parts.into_iter().for_each(|rows| self.run.publish(self.step, &rows));
         }
-        while work.num_pending() > 0 {
+        // A helper that was late may still hold units.
+        while work.num_pending() > 0 || self.helpers.load(Ordering::SeqCst) > 0 {
             if work.has_work() {
                 self.work_with_helpers(part)?;
             } else {
                 // What is left another stage of this run does, or gives up.
                 work.wait();
             }
+            lock(&self.helper_error).take().map_or(Ok(()), Err)?;
             self.run.cancel.check()?;
         }
         let failures = work.failures();
@@ -79,14 +81,13 @@ impl StageRun<'_> {
         while self.helpers.load(Ordering::SeqCst) > 0 {
             std::thread::sleep(Duration::from_millis(2));
         }
-        result?;
-        lock(&self.helper_error).take().map_or(Ok(()), Err)
+        result
     }
 
     /// Works on units as one worker more, until there are none or its tokens are wanted elsewhere.
     pub(super) fn help(&self) {
         let Some(part) = lock(&self.part).clone() else { return };
-        self.helpers.fetch_add(1, Ordering::SeqCst);
+        let _counted = Counted::in_(&self.helpers);
         let is_released = Cell::new(false);
         let goes_on = || {
             is_released.set(is_released.get() || self.is_released());
@@ -97,7 +98,14 @@ impl StageRun<'_> {
         }
         // Whoever ends, for whatever reason, is one that need not be told to.
         goes_on();
-        self.helpers.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// Ends the stage for what a helper met.
+    pub(super) fn help_failed(&self, error: RunError) {
+        lock(&self.helper_error).get_or_insert(error);
+        if let Some(part) = lock(&self.part).clone() {
+            part.work.close();
+        }
     }
 
     /// Lets one helper end, once it has done what it has.
@@ -134,7 +142,8 @@ impl StageRun<'_> {
                 Ok(ran) => self.note(ran),
                 Err(Stopped::Died(how)) => {
                     self.run.tell(&Event::WorkerDied { stage: self.name().to_owned(), how: how.clone() });
-                    work.bury(worker, &how, &last_words(&log, log_start)).inspect_err(|_| work.close())?;
+                    work.bury(worker, &how, &last_words(&log, log_start), self.run.cpus)
+                        .inspect_err(|_| work.close())?;
                 }
                 Err(Stopped::Failed(error)) => {
                     work.dismiss(worker);
@@ -244,6 +253,22 @@ impl StageRun<'_> {
             table,
             folder: self.run.entry.output_path(&link),
         })))
+    }
+}
+
+/// One more, as long as this is there: also where its holder panics.
+struct Counted<'a>(&'a AtomicUsize);
+
+impl<'a> Counted<'a> {
+    fn in_(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::SeqCst);
+        Self(count)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
 

@@ -74,8 +74,8 @@ impl RunError {
 /// How to run.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
-    /// Stages that are asked for, with all they need; empty for every stage.
-    pub only: Vec<String>,
+    /// Steps that are asked for, with all they need; empty for every step.
+    pub only: Vec<usize>,
     /// How many CPUs may be kept busy; none for all.
     pub jobs: Option<usize>,
     /// Whether one failure ends the run.
@@ -130,7 +130,7 @@ impl Report {
 /// Runs a planned pipeline.
 ///
 /// # Errors
-/// Where a stage that was asked for is not there, a worker or a file is missing, or the cache cannot be written. What a stage does wrong is in the report.
+/// Where a worker or a file is missing, or the cache cannot be written. What a stage does wrong is in the report.
 pub fn run(
     planned: &Planned,
     cache: &Cache,
@@ -139,7 +139,7 @@ pub fn run(
     observer: &dyn Observer,
 ) -> Result<Report, RunError> {
     let began = Instant::now();
-    let wanted = wanted(planned, &options.only)?;
+    let wanted = wanted(planned, &options.only);
     let mut index = cache.index(planned.name());
     let mut known = planned.lookup_in(cache, &mut index)?;
     preflight(planned, &wanted, &known)?;
@@ -202,21 +202,18 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// The steps that are asked for, with all they need.
-fn wanted(planned: &Planned, only: &[String]) -> Result<BTreeSet<usize>, RunError> {
+fn wanted(planned: &Planned, only: &[usize]) -> BTreeSet<usize> {
     if only.is_empty() {
-        return Ok((0..planned.steps.len()).collect());
+        return (0..planned.steps.len()).collect();
     }
     let mut wanted = BTreeSet::new();
-    let mut open = Vec::new();
-    for name in only {
-        open.extend(planned.all_named(name).map_err(StageError::failed)?);
-    }
+    let mut open = only.to_vec();
     while let Some(step) = open.pop() {
         if wanted.insert(step) {
             open.extend(&planned.steps[step].needs);
         }
     }
-    Ok(wanted)
+    wanted
 }
 
 /// What of the machine a pipeline needs and does not find: once each, at the first stage that needs it.

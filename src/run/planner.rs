@@ -5,6 +5,7 @@ use crate::cache::{Cache, FilesOutput, Index, Output, Record};
 use crate::digest::Digest;
 use crate::pipeline::error::nearest;
 use crate::pipeline::resolve::ResolvedStage;
+use crate::pipeline::variants::DEFAULT;
 use crate::plan::key::{KEY, KeyFields, RECIPE, paths_in, recipe_of_input, without_paths};
 use crate::plan::schema::{Checked, CheckedCase};
 use ablate_stages::columns::Column;
@@ -89,7 +90,11 @@ impl Planned {
             for draft in drafts {
                 let stage = &case.pipeline.stages[draft.stage];
                 let step = *merged.entry((stage.name.clone(), draft.recipe)).or_insert_with(|| {
-                    planned.add(names.name(&case, &stage.name, &draft.recipe), draft, stage, &steps)
+                    let mut name = names.name(&case, &stage.name, &draft.recipe);
+                    if planned.find(&name).is_some() {
+                        name = full_name(&case, &stage.name);
+                    }
+                    planned.add(name, draft, stage, &steps)
                 });
                 steps.insert(stage.name.clone(), step);
             }
@@ -155,10 +160,11 @@ impl Planned {
     /// # Errors
     /// That there is none, and the nearest name.
     pub fn all_named(&self, name: &str) -> Result<Vec<usize>, String> {
-        if let Some(step) = self.find(name) {
-            return Ok(vec![step]);
+        // What a stage is called in every case is the full name of some of its steps too.
+        let mut found: BTreeSet<usize> = self.cases.iter().filter_map(|case| case.steps.get(name).copied()).collect();
+        if found.is_empty() {
+            found.extend(self.find(name));
         }
-        let found: BTreeSet<usize> = self.cases.iter().filter_map(|case| case.steps.get(name).copied()).collect();
         if !found.is_empty() {
             return Ok(found.into_iter().collect());
         }
@@ -169,11 +175,14 @@ impl Planned {
         Err(format!("the pipeline has no stage `{name}`{}", near.unwrap_or_default()))
     }
 
-    /// The one step of this name.
+    /// The one step of this name: of the pipeline as written, where a stage has it.
     ///
     /// # Errors
     /// As [`Planned::all_named`]; and that there are several.
     pub fn named(&self, name: &str) -> Result<usize, String> {
+        if let Some(step) = self.find(name) {
+            return Ok(step);
+        }
         match self.all_named(name)?.as_slice() {
             [step] => Ok(*step),
             several => {
@@ -394,6 +403,13 @@ impl Names {
         let parts: Vec<String> = variant.into_iter().chain(seeds).collect();
         if parts.is_empty() { stage.to_owned() } else { format!("{stage}@{}", parts.join(",")) }
     }
+}
+
+/// A step's name with all that makes its case: no two cases have the same.
+fn full_name(case: &CheckedCase, stage: &str) -> String {
+    let seeds = case.seeds.iter().map(|(var, value)| format!("{var}={value}"));
+    let variant = case.variant.as_deref().unwrap_or(DEFAULT).to_owned();
+    format!("{stage}@{}", std::iter::once(variant).chain(seeds).collect::<Vec<_>>().join(","))
 }
 
 /// Whether what a record only refers to is still what it was: a model folder that stays where the user has it.

@@ -7,7 +7,7 @@ use super::units::{Lookup, Units};
 use crate::cache::{Cache, Digest, Output, Record, TableOutput, TableReader};
 use crate::plan::key::FAMILY;
 use ablate_stages::columns::{Column, schema_of};
-use ablate_stages::stage::{Columns, Role, Work};
+use ablate_stages::stage::{ArtifactKind, Columns, Role, Work};
 use arrow::datatypes::Schema;
 use std::collections::BTreeMap;
 
@@ -63,7 +63,7 @@ impl Reading<'_> {
         Units::new(rows_port, rows, group_by, lookups)
     }
 
-    /// Everything that all units share: what the tables hold enters the keys of units.
+    /// Everything that all units share, the columns of what they give included: what the tables hold enters the keys of units.
     pub(super) fn family(&self, inputs: &BTreeMap<String, Output>) -> Digest {
         let mut fields = self.planned.steps[self.step].fields.clone();
         fields.inputs = inputs
@@ -71,7 +71,14 @@ impl Reading<'_> {
             .filter(|(_, input)| !matches!(input, Output::Table(_)))
             .map(|(port, input)| (port.clone(), input.content()))
             .collect();
-        fields.digest(FAMILY)
+        let outputs = self.planned.declaration(self.step).outputs.iter();
+        let columns = outputs.filter_map(|output| match &output.artifact {
+            ArtifactKind::Table { columns, .. } => Some(columns),
+            ArtifactKind::Model | ArtifactKind::Files => None,
+        });
+        let columns =
+            columns.flatten().map(|column| format!("{} {} {}", column.name, column.data_type, column.nullable));
+        Digest::of_parts(FAMILY, [fields.digest(FAMILY).to_string()].into_iter().chain(columns))
     }
 
     fn chunks(&self, port: &str, table: Option<&TableOutput>) -> Result<Chunks, RunError> {

@@ -85,7 +85,7 @@ impl ColumnType {
 impl Stage for Command {
     type Params = Params;
     const NAME: &'static str = "command";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const ABOUT: &'static str = "Any program as a stage: it finds its files and `inputs/<port>.parquet` in its folder, reads nothing else of the user's, and writes `outputs/<port>.parquet`.";
     const EXAMPLE: &'static str = "\
 problems: { use: load, with: { path: ../examples/problems/align.jsonl } }
@@ -147,9 +147,9 @@ impl WholeJob for CommandJob {
     }
 
     fn run(&mut self, inputs: &mut WholeInputs<'_>, out: &mut WholeOutputs<'_>) -> Result<(), StageError> {
-        let [from, to] = ["inputs", "outputs"].map(|name| self.folder.join(name));
+        let from = self.folder.join("inputs");
         std::fs::create_dir_all(&from)?;
-        std::fs::create_dir_all(&to)?;
+        std::fs::create_dir_all(self.folder.join("outputs"))?;
         for file in &self.files {
             let name = file.file_name().ok_or_else(|| StageError::file(file, "expected a file"))?;
             std::fs::copy(file, self.folder.join(name)).map_err(|error| StageError::file(file, error.to_string()))?;
@@ -164,7 +164,7 @@ impl WholeJob for CommandJob {
         }
         self.wait(&reach)?;
         for port in &self.outputs {
-            read_table(&to.join(format!("{port}.parquet")), port, out)?;
+            read_table(self.left_for(port)?, port, out)?;
         }
         Ok(())
     }
@@ -187,6 +187,18 @@ impl CommandJob {
             self.cancel.check()?;
             std::thread::sleep(Duration::from_millis(10));
         }
+    }
+
+    /// What the program left for a port: a plain file of its own folder, wherever a link of its making leads.
+    fn left_for(&self, port: &str) -> Result<File, StageError> {
+        let name = format!("outputs/{port}.parquet");
+        let path = self.folder.join(&name).canonicalize();
+        let path = path.map_err(|error| StageError::failed(format!("the program left no {name}: {error}")))?;
+        if !path.starts_with(self.folder.canonicalize()?) || !path.is_file() {
+            let found = path.display();
+            return Err(StageError::failed(format!("{name}: expected a file in the program's folder, found {found}")));
+        }
+        Ok(File::open(path)?)
     }
 
     fn failed(&self, status: ExitStatus, reach: &Reach) -> StageError {
@@ -219,9 +231,7 @@ fn write_table(path: &Path, columns: &SchemaRef, rows: TableStream<'_>) -> Resul
     writer.close().map(|_| ()).map_err(failed)
 }
 
-fn read_table(path: &Path, port: &str, out: &mut WholeOutputs<'_>) -> Result<(), StageError> {
-    let file = File::open(path)
-        .map_err(|error| StageError::failed(format!("the program left no outputs/{port}.parquet: {error}")))?;
+fn read_table(file: File, port: &str, out: &mut WholeOutputs<'_>) -> Result<(), StageError> {
     let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(failed)?;
     let reader = builder.build().map_err(failed)?;
     for batch in reader {

@@ -21,6 +21,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::ops::Range;
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::rc::Rc;
 
@@ -379,8 +380,9 @@ impl Pipe {
 /// Takes standard input and output for the frames (a library that prints goes to standard error instead), and ties this process's life to the runner's.
 fn own_process() -> io::Result<Pipe> {
     nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?;
-    let from = nix::unistd::dup(io::stdin())?;
-    let to = nix::unistd::dup(io::stdout())?;
+    // Closed where a program is started: only this process speaks with the runner.
+    let from = io::stdin().as_fd().try_clone_to_owned()?;
+    let to = io::stdout().as_fd().try_clone_to_owned()?;
     nix::unistd::dup2_stdout(io::stderr())?;
     Ok(Pipe { from: io::BufReader::new(from.into()), to: io::BufWriter::new(to.into()) })
 }

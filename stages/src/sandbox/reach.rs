@@ -57,6 +57,8 @@ const DEVICES: &[&str] = &[
 const PROGRAMS: &[&str] = &["bin", "sbin", "shims", "condabin"];
 /// By one of these a folder is known for an installation, and is not a home that happens to have a `bin`.
 const INSTALLED: &[&str] = &["lib", "lib64", "libexec", "pyvenv.cfg", "conda-meta"];
+/// By one of these a folder is known for somebody's project, whatever else it has.
+const PROJECT: &[&str] = &["ablate.toml", ".ablate"];
 /// Files by which version managers choose what their shims stand for.
 const CHOICES: &[&str] = &[".python-version", ".tool-versions", ".node-version", ".ruby-version"];
 /// Variables that are passed on: where programs and libraries are installed, the language, and which devices are to be used.
@@ -193,7 +195,7 @@ impl Finding {
         if whole.ends_with(".local") {
             // Where users keep data too: of this only the libraries.
             self.folder(&whole.join("lib"));
-        } else if INSTALLED.iter().any(|name| whole.join(name).exists()) {
+        } else if has_any(whole, INSTALLED) && !has_any(whole, PROJECT) {
             self.folder(whole);
         }
         // A virtual environment of Python stands on another installation.
@@ -242,6 +244,10 @@ impl Finding {
     }
 }
 
+fn has_any(folder: &Path, names: &[&str]) -> bool {
+    names.iter().any(|name| folder.join(name).exists())
+}
+
 fn is_for_programs(folder: &Path) -> bool {
     folder.file_name().is_some_and(|name| PROGRAMS.iter().any(|known| name == *known))
 }
@@ -281,6 +287,10 @@ mod tests {
         assert_eq!(of("bin"), ["bin"], "a home with a `bin` and a `lib` stays a home");
         assert_eq!(of(".local/bin"), [".local/bin", ".local/lib"]);
         assert_eq!(of(".tool/bin"), [".tool/bin"]);
+        fs::create_dir_all(home.path().join("project/.ablate")).unwrap();
+        fs::create_dir_all(home.path().join("project/lib")).unwrap();
+        fs::create_dir_all(home.path().join("project/bin")).unwrap();
+        assert_eq!(of("project/bin"), ["project/bin"], "a project is no installation");
         assert_eq!(of("venv/bin"), [".pyenv/versions/3", ".pyenv/versions/3/bin", "venv", "venv/bin"]);
     }
 

@@ -13,6 +13,7 @@ use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus};
 
 /// To read, list and run: all that the newly mounted `/proc` allows.
@@ -42,7 +43,7 @@ impl Tethered {
         let plan = Plan {
             namespaces,
             // A cache that lies in memory is not to be hidden from its own program.
-            own_memory: !command.get_current_dir().is_some_and(|folder| folder.starts_with("/dev/shm")),
+            own_memory: !command.get_current_dir().is_some_and(is_in_memory),
             lifeline: theirs.as_raw_fd(),
             files: files.as_ref().map_or(-1, AsRawFd::as_raw_fd),
             write_rights: write_rights(landlock_abi()),
@@ -459,6 +460,11 @@ fn clear_errno() {
 fn exit(code: libc::c_int) -> ! {
     // SAFETY: runs nothing at exit, as is due in a copy of another process.
     unsafe { libc::_exit(code) }
+}
+
+/// Whether a folder lies in the shared memory of the system, also behind a link.
+fn is_in_memory(folder: &Path) -> bool {
+    folder.canonicalize().is_ok_and(|real| real.starts_with("/dev/shm"))
 }
 
 #[cfg(test)]
