@@ -44,9 +44,15 @@ type Encode<'a> = Box<dyn Fn(usize, &mut Vec<u8>) + Send + Sync + 'a>;
 /// Computes a table's digest from its batches, in any order. Holds 32 bytes a row.
 #[derive(Debug)]
 pub struct TableHasher {
+    of: RowHasher,
+    rows: Vec<Digest>,
+}
+
+/// Computes the digests of a table's rows.
+#[derive(Debug, Clone)]
+pub(super) struct RowHasher {
     columns: Vec<String>,
     schema: Digest,
-    rows: Vec<Digest>,
 }
 
 impl TableHasher {
@@ -61,7 +67,7 @@ impl TableHasher {
             return Err(CacheError::DuplicateColumn { column: pair[0].clone() });
         }
         let schema = schema_digest(schema, &columns)?;
-        Ok(Self { columns, schema, rows: Vec::new() })
+        Ok(Self { of: RowHasher { columns, schema }, rows: Vec::new() })
     }
 
     /// Adds a batch, whose columns may lie in another order or be of another physical type.
@@ -69,6 +75,39 @@ impl TableHasher {
     /// # Errors
     /// `MissingColumn`, `UnsupportedType`, or `SchemaMismatch` if a column means another type.
     pub fn push(&mut self, batch: &RecordBatch) -> Result<(), CacheError> {
+        self.absorb(self.of.digests(batch)?);
+        Ok(())
+    }
+
+    /// What digests single rows of the table.
+    pub(super) fn rows(&self) -> &RowHasher {
+        &self.of
+    }
+
+    /// Adds rows that are digested already.
+    pub(super) fn absorb(&mut self, mut rows: Vec<Digest>) {
+        self.rows.append(&mut rows);
+    }
+
+    /// Returns the table's digest.
+    pub fn finish(mut self) -> Digest {
+        self.rows.par_sort_unstable();
+        let mut hasher = blake3::Hasher::new_derive_key("ablate table v1");
+        hasher.update(self.of.schema.as_bytes());
+        hasher.update(&(self.rows.len() as u64).to_le_bytes());
+        for row in &self.rows {
+            hasher.update(row.as_bytes());
+        }
+        hasher.finalize().into()
+    }
+}
+
+impl RowHasher {
+    /// The digests of a batch's rows. Its columns may lie in another order or be of another physical type.
+    ///
+    /// # Errors
+    /// As [`TableHasher::push`].
+    pub(super) fn digests(&self, batch: &RecordBatch) -> Result<Vec<Digest>, CacheError> {
         let found = schema_digest(batch.schema_ref(), &self.columns)?;
         if found != self.schema {
             return Err(CacheError::SchemaMismatch {
@@ -76,20 +115,7 @@ impl TableHasher {
                 found: batch.schema_ref().to_string(),
             });
         }
-        self.rows.append(&mut digest_rows(batch, &self.columns, self.schema)?);
-        Ok(())
-    }
-
-    /// Returns the table's digest.
-    pub fn finish(mut self) -> Digest {
-        self.rows.par_sort_unstable();
-        let mut hasher = blake3::Hasher::new_derive_key("ablate table v1");
-        hasher.update(self.schema.as_bytes());
-        hasher.update(&(self.rows.len() as u64).to_le_bytes());
-        for row in &self.rows {
-            hasher.update(row.as_bytes());
-        }
-        hasher.finalize().into()
+        digest_rows(batch, &self.columns, self.schema)
     }
 }
 
@@ -99,7 +125,7 @@ impl TableHasher {
 /// `MissingColumn`, `DuplicateColumn` or `UnsupportedType`.
 pub fn row_digests(batch: &RecordBatch, columns: &[&str]) -> Result<Vec<Digest>, CacheError> {
     let hasher = TableHasher::new(batch.schema_ref(), columns)?;
-    digest_rows(batch, &hasher.columns, hasher.schema)
+    digest_rows(batch, &hasher.of.columns, hasher.of.schema)
 }
 
 fn digest_rows(batch: &RecordBatch, columns: &[String], schema: Digest) -> Result<Vec<Digest>, CacheError> {

@@ -41,7 +41,7 @@ struct Entry {
     /// The file `recipes/<recipe>.json`, and the file `actions/<key>.json`.
     copied_from: [Stat; 2],
     /// The record; its tables have no columns here.
-    record: Record,
+    record: Box<Record>,
     /// For each of its tables, by port, the place of its columns in `schemas`.
     columns: BTreeMap<String, usize>,
 }
@@ -84,7 +84,7 @@ impl Cache {
         let recipe_stat = Stat::of(&path).ok()?;
         let found: RecipeNote = self.read_sealed(&path, Some(&recipe), RECORD_FORMAT)?;
         let action_stat = Stat::of(&self.layout().action(&found.key)).ok()?;
-        let mut record = self.action(&found.key)?;
+        let mut record = Box::new(self.action(&found.key)?);
         let mut columns = BTreeMap::new();
         for (port, output) in &mut record.outputs {
             let Output::Table(table) = output else { continue };
@@ -113,7 +113,7 @@ impl Index {
                 table.schema.clone_from(&self.schemas[place]);
             }
         }
-        Some(record)
+        Some(*record)
     }
 
     /// Returns whether every answer so far was in the index.

@@ -4,7 +4,7 @@
 //! Cache::open(root)                       no file is touched before the first write
 //!   .put_bytes / .put_file / .blob_writer -> Blob                     store.rs
 //!   .blob_path / .read_blob / .verify                                 store.rs
-//!   .table_writer(schema, measured) -> TableWriter -> TablePart       table.rs
+//!   .table_writer(schema, measured) -> TableWriter -> TablePart       table.rs, encode.rs
 //!   .read_table(&Table, columns) -> iterator of RecordBatch           table.rs
 //!   .subset_digest / .declared_digest(&output, columns) -> Digest    subset.rs
 //!   .action(&key) / .recipe(&recipe) -> Option<Record>                record.rs
@@ -32,6 +32,7 @@
 
 mod compact;
 mod digest;
+mod encode;
 mod error;
 mod family;
 mod fault;
@@ -59,6 +60,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 pub use self::digest::{TableHasher, row_digests};
+pub use self::encode::writer_properties;
 pub use self::error::{CacheError, Damage};
 pub use self::family::{BatchRecord, BatchUnit, Family, UnitOutcome, UnitPlace};
 pub use self::files::PathDigest;
@@ -71,7 +73,7 @@ pub use self::room::Room;
 pub use self::side::SideCache;
 pub use self::status::{Amount, Status};
 pub use self::store::{Blob, BlobWriter, Take};
-pub use self::table::{Table, TablePart, TableReader, TableWriter, writer_properties};
+pub use self::table::{Table, TablePart, TableReader, TableWriter};
 pub use crate::digest::Digest;
 
 use self::scratch::Session;

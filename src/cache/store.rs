@@ -9,6 +9,7 @@ use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, BufWriter, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::thread::JoinHandle;
 
 use serde::{Deserialize, Serialize};
 
@@ -39,7 +40,10 @@ pub enum Take {
 /// Files from this size on are hashed by all threads.
 const LARGE_BYTES: u64 = 4 << 20;
 const READ_BYTES: usize = 4 << 20;
-const WRITE_BUFFER_BYTES: usize = 1 << 20;
+/// Pages of large tables are larger, and go past the buffer.
+const WRITE_BUFFER_BYTES: usize = 64 << 10;
+/// Bytes after which a writer has the disk begin.
+const SYNC_BYTES: u64 = 64 << 20;
 
 impl Cache {
     /// Stores bytes.
@@ -113,7 +117,15 @@ impl Cache {
             .open(&path)
             .map_err(|error| CacheError::io("writing an object", &path, error))?;
         let file = BufWriter::with_capacity(WRITE_BUFFER_BYTES, file);
-        Ok(BlobWriter { cache: self.clone(), path, file, hasher: blake3::Hasher::new(), bytes: 0 })
+        Ok(BlobWriter {
+            cache: self.clone(),
+            path,
+            file,
+            hasher: blake3::Hasher::new(),
+            bytes: 0,
+            synced: 0,
+            syncing: None,
+        })
     }
 
     /// Returns whether a blob of this name and size is there, without reading it.
@@ -307,6 +319,9 @@ pub struct BlobWriter {
     file: BufWriter<File>,
     hasher: blake3::Hasher,
     bytes: u64,
+    /// How many bytes there were when a sync was last begun, and the sync: what it met must be heard, since the system tells it once.
+    synced: u64,
+    syncing: Option<JoinHandle<io::Result<()>>>,
 }
 
 impl BlobWriter {
@@ -321,7 +336,8 @@ impl BlobWriter {
     /// `DiskFull`, `NoPermission`, `ReadOnly` or `Io`; nothing is stored then.
     pub fn finish(mut self) -> Result<Blob, CacheError> {
         fault::step();
-        self.file.flush().map_err(|error| CacheError::io("writing an object", &self.path, error))?;
+        let written = self.file.flush().and_then(|()| self.end_sync());
+        written.map_err(|error| CacheError::io("writing an object", &self.path, error))?;
         let blob = Blob { hash: self.hasher.finalize().into(), bytes: self.bytes };
         if !self.cache.has_sound(&blob) {
             self.cache.settle(self.file.get_ref(), &self.path, &blob)?;
@@ -330,11 +346,30 @@ impl BlobWriter {
     }
 }
 
+impl BlobWriter {
+    /// Lets the disk work on what there is while more is made: at the end the writer waits for the rest only.
+    fn begin_sync(&mut self) -> io::Result<()> {
+        self.end_sync()?;
+        self.synced = self.bytes;
+        let file = self.file.get_ref().try_clone()?;
+        self.syncing = Some(std::thread::spawn(move || file.sync_data()));
+        Ok(())
+    }
+
+    fn end_sync(&mut self) -> io::Result<()> {
+        let Some(syncing) = self.syncing.take() else { return Ok(()) };
+        syncing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
+}
+
 impl Write for BlobWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let count = self.file.write(bytes)?;
         self.hasher.update(&bytes[..count]);
         self.bytes += count as u64;
+        if self.bytes - self.synced >= SYNC_BYTES {
+            self.begin_sync()?;
+        }
         Ok(count)
     }
 

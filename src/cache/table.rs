@@ -12,27 +12,26 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
 use arrow_schema::{Field, Schema, SchemaRef};
+use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{
-    ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder, RowSelection,
+    ArrowReaderBuilder, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder, RowSelection,
 };
-use parquet::arrow::{ArrowWriter, ProjectionMask};
-use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::metadata::PageIndexPolicy;
-use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use serde::{Deserialize, Serialize};
 
 use super::Cache;
 use super::digest::TableHasher;
+use super::encode::RowGroups;
 use super::error::CacheError;
 use super::record::TableOutput;
-use super::store::{Blob, BlobWriter};
+use super::store::Blob;
 
-/// A row group is closed at this size, which bounds what a writer holds in memory.
-const ROW_GROUP_BYTES: usize = 32 << 20;
-/// A row group is closed at this many rows.
-const ROW_GROUP_ROWS: usize = 1 << 20;
-/// Rows of a batch that is read.
+/// Rows of a batch that is read, at most.
 const BATCH_ROWS: usize = 4096;
+/// What the rows of a batch that is read take in memory, about: what fits into a cache of the processor.
+const BATCH_BYTES: usize = 2 << 20;
+/// Rows of a batch that is read, at least: unless that would be all there are, or less is asked for.
+const MIN_BATCH_ROWS: usize = 64;
 
 /// Where the rows of a table lie.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -155,16 +154,22 @@ impl Cache {
     /// `DiskFull`, `NoPermission`, `ReadOnly` or `Io`; `Table` if Parquet has no form for a type;
     /// `DuplicateColumn` if a name occurs twice.
     pub fn table_writer(&self, schema: &Schema) -> Result<TableWriter, CacheError> {
+        self.writer(schema, None, &[])
+    }
+
+    fn writer(
+        &self,
+        schema: &Schema,
+        hasher: Option<TableHasher>,
+        measured: &[String],
+    ) -> Result<TableWriter, CacheError> {
         let schema = plain_schema(schema);
         let mut names = BTreeSet::new();
         if let Some(field) = schema.fields().iter().find(|field| !names.insert(field.name())) {
             return Err(CacheError::DuplicateColumn { column: field.name().clone() });
         }
-        let blob = self.blob_writer()?;
-        let path = blob.path().to_owned();
-        let writer = ArrowWriter::try_new(blob, Arc::clone(&schema), Some(writer_properties()))
-            .map_err(|error| CacheError::parquet("starting a table", &path, error))?;
-        Ok(TableWriter { schema, path, writer, rows: 0, hasher: None, measured: Vec::new() })
+        let groups = RowGroups::new(self.blob_writer()?, Arc::clone(&schema), hasher)?;
+        Ok(TableWriter { schema, groups, rows: 0, measured: measured.to_vec() })
     }
 
     /// Returns a writer as [`Cache::table_writer`], which also computes the table's digest as rows go by, without the
@@ -173,10 +178,8 @@ impl Cache {
     /// # Errors
     /// As [`Cache::table_writer`]; `MissingColumn` if a measured column is not in the schema; `UnsupportedType`.
     pub fn output_writer(&self, schema: &Schema, measured: &[String]) -> Result<TableWriter, CacheError> {
-        let mut writer = self.table_writer(schema)?;
-        writer.hasher = Some(TableHasher::new(schema, &digested_columns(schema, measured)?)?);
-        writer.measured = measured.to_vec();
-        Ok(writer)
+        let hasher = TableHasher::new(schema, &digested_columns(schema, measured)?)?;
+        self.writer(schema, Some(hasher), measured)
     }
 
     /// Returns a table's rows, or the given columns of them in the given order.
@@ -231,17 +234,6 @@ impl Cache {
     }
 }
 
-/// Returns how Parquet is written here: compressed, in row groups of bounded size.
-pub fn writer_properties() -> WriterProperties {
-    let level = ZstdLevel::try_new(1).expect("1 is a level of zstd");
-    WriterProperties::builder()
-        .set_compression(Compression::ZSTD(level))
-        .set_statistics_enabled(EnabledStatistics::Chunk)
-        .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
-        .set_max_row_group_bytes(Some(ROW_GROUP_BYTES))
-        .build()
-}
-
 /// Returns the columns that enter a table's digest.
 fn digested_columns<'a>(schema: &'a Schema, measured: &[String]) -> Result<Vec<&'a str>, CacheError> {
     for name in measured {
@@ -271,15 +263,13 @@ fn plain_schema(schema: &Schema) -> SchemaRef {
 /// Writes one Parquet blob; nothing is stored if it is dropped unfinished.
 pub struct TableWriter {
     schema: SchemaRef,
-    path: PathBuf,
-    writer: ArrowWriter<BlobWriter>,
+    groups: RowGroups,
     rows: u64,
-    hasher: Option<TableHasher>,
     measured: Vec<String>,
 }
 
 impl TableWriter {
-    /// Adds rows. Holds at most one row group (32 MiB) in memory.
+    /// Adds rows. Holds a row group (16 MiB) in memory, and one more for each core where there are several.
     ///
     /// # Errors
     /// `SchemaMismatch` if columns, types or nulls are not those of the table; `DiskFull`, `NoPermission`, `ReadOnly`,
@@ -295,10 +285,7 @@ impl TableWriter {
         let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
         let batch = RecordBatch::try_new_with_options(Arc::clone(&self.schema), batch.columns().to_vec(), &options)
             .map_err(|_| mismatch())?;
-        if let Some(hasher) = &mut self.hasher {
-            hasher.push(&batch)?;
-        }
-        self.writer.write(&batch).map_err(|error| CacheError::parquet("writing a table", &self.path, error))?;
+        self.groups.push(&batch)?;
         self.rows += batch.num_rows() as u64;
         Ok(())
     }
@@ -313,11 +300,7 @@ impl TableWriter {
     /// # Errors
     /// `DiskFull`, `NoPermission`, `ReadOnly`, `Io` or `Table`; nothing is stored then.
     pub fn finish(self) -> Result<TablePart, CacheError> {
-        let blob = self
-            .writer
-            .into_inner()
-            .map_err(|error| CacheError::parquet("finishing a table", &self.path, error))?
-            .finish()?;
+        let (blob, _) = self.groups.finish()?;
         Ok(TablePart { blob, blob_rows: self.rows, ranges: None })
     }
 
@@ -328,11 +311,12 @@ impl TableWriter {
     ///
     /// # Panics
     /// If the writer was not made by [`Cache::output_writer`].
-    pub fn finish_output(mut self) -> Result<TableOutput, CacheError> {
-        let content = self.hasher.take().expect("an output is written by an output writer").finish();
-        let measured = std::mem::take(&mut self.measured);
-        let schema = self.schema.as_ref().clone();
-        Ok(TableOutput { content, measured, schema, table: self.finish()?.into() })
+    pub fn finish_output(self) -> Result<TableOutput, CacheError> {
+        let Self { schema, groups, rows, measured } = self;
+        let (blob, content) = groups.finish()?;
+        let content = content.expect("an output is written by an output writer");
+        let table = TablePart { blob, blob_rows: rows, ranges: None }.into();
+        Ok(TableOutput { content, measured, schema: schema.as_ref().clone(), table })
     }
 }
 
@@ -385,7 +369,9 @@ impl TableReader {
             roots.push(builder.schema().index_of(field.name()).expect("the field was just found"));
         }
         let mask = ProjectionMask::roots(builder.parquet_schema(), roots);
-        let mut builder = builder.with_batch_size(self.batch_rows).with_projection(mask);
+        let row_bytes = row_bytes(&builder, &mask);
+        let batch_rows = self.batch_rows.min((BATCH_BYTES / row_bytes.max(1)).max(MIN_BATCH_ROWS));
+        let mut builder = builder.with_batch_size(batch_rows).with_projection(mask);
         if let Some(ranges) = &part.ranges {
             let ranges = ranges.iter().map(|range| range.start as usize..range.end as usize);
             builder =
@@ -424,6 +410,14 @@ impl TableReader {
             }
         }
     }
+}
+
+/// What a row takes in the columns that are read, uncompressed, on average.
+fn row_bytes<T>(builder: &ArrowReaderBuilder<T>, mask: &ProjectionMask) -> usize {
+    let metadata = builder.metadata();
+    let columns = metadata.row_groups().iter().flat_map(|group| group.columns().iter().enumerate());
+    let bytes: i64 = columns.filter(|(leaf, _)| mask.leaf_included(*leaf)).map(|(_, c)| c.uncompressed_size()).sum();
+    usize::try_from(bytes / metadata.file_metadata().num_rows().max(1)).unwrap_or_default()
 }
 
 impl Iterator for TableReader {

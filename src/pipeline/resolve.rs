@@ -292,7 +292,8 @@ impl Resolver<'_> {
         vars.unused(self.problems);
         self.cycles(&written.stages);
 
-        let mut pending = Vec::new();
+        let mut pending = Vec::with_capacity(written.stages.len());
+        self.pipeline.stages.reserve(written.stages.len());
         for stage in &written.stages {
             self.stage(stage, unclear.contains(&stage.name.text), &mut pending);
         }

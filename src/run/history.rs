@@ -3,6 +3,7 @@
 use super::planner::Planned;
 use super::{Ended, Report, RunError};
 use crate::cache::{Cache, CacheError, RunEntry, TableOutput};
+use crate::digest::Digest;
 use crate::plan::key::KeyFields;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -15,6 +16,9 @@ pub struct Summary {
     pub complete: bool,
     /// `--limit`: a smoke run.
     pub limit: Option<u64>,
+    /// The names and recipes of the stages that are done, digested.
+    #[serde(default)]
+    pub digest: Option<Digest>,
     /// Seconds by the clock.
     pub wall_s: f64,
     /// The stages that are done.
@@ -22,6 +26,14 @@ pub struct Summary {
     /// For each stage that failed because units of it did: these units, a table of `unit_id` and `message`.
     #[serde(default)]
     pub failed: BTreeMap<String, TableOutput>,
+}
+
+/// As much of a summary as says of what it is.
+#[derive(Deserialize)]
+struct Head {
+    limit: Option<u64>,
+    #[serde(default)]
+    digest: Option<Digest>,
 }
 
 /// A stage of a run.
@@ -72,6 +84,12 @@ pub(super) fn note_cached(
     limit: Option<u64>,
     report: &Report,
 ) -> Result<(), RunError> {
+    let name = planned.name();
+    let digest = Some(digest_of(planned, report));
+    // The whole summary of thousands of stages takes longer to read than everything else here.
+    if cache.last_run::<Head>(name, |_| true)?.is_some_and(|(_, head)| head.limit == limit && head.digest == digest) {
+        return Ok(());
+    }
     let is_same = |summary: &Summary| {
         summary.limit == limit
             && report.steps.iter().enumerate().all(|(step, ended)| {
@@ -79,7 +97,6 @@ pub(super) fn note_cached(
                 ended.record().is_none() || note.is_some_and(|note| note.fields == planned.steps[step].fields)
             })
     };
-    let name = planned.name();
     if cache.last_run::<Summary>(name, |_| true)?.is_some_and(|(_, newest)| is_same(&newest)) {
         return Ok(());
     }
@@ -89,6 +106,12 @@ pub(super) fn note_cached(
         Err(CacheError::ReadOnly { .. } | CacheError::NoPermission { .. }) => Ok(()),
         Err(error) => Err(error.into()),
     }
+}
+
+fn digest_of(planned: &Planned, report: &Report) -> Digest {
+    let steps = planned.steps.iter().zip(&report.steps).filter(|(_, ended)| ended.record().is_some());
+    let parts = steps.flat_map(|(step, _)| [step.name.as_bytes(), step.recipe.as_bytes().as_slice()]);
+    Digest::of_parts("ablate summary of a run", parts)
 }
 
 /// Keeps an index of all that is done, for the next lookup. A cache that cannot be written is looked up file by file.
@@ -133,7 +156,14 @@ pub(super) fn finish(
         _ => None,
     });
     let failed = failed.collect();
-    entry.finish(&Summary { complete, limit, wall_s: report.wall_s, stages, failed })?;
+    entry.finish(&Summary {
+        complete,
+        limit,
+        digest: Some(digest_of(planned, report)),
+        wall_s: report.wall_s,
+        stages,
+        failed,
+    })?;
     Ok(())
 }
 
