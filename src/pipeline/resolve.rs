@@ -15,7 +15,7 @@ use ablate_stages::stage::{
 use petgraph::algo::tarjan_scc;
 use petgraph::graph::{DiGraph, NodeIndex};
 use serde_json::Value;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::path::{Path, PathBuf};
 
 /// How deep uses may stand for uses; the kinds there are need two.
@@ -297,7 +297,7 @@ impl Resolver<'_> {
         for stage in &written.stages {
             self.stage(stage, unclear.contains(&stage.name.text), &mut pending);
         }
-        let outputs: BTreeMap<String, Vec<String>> =
+        let outputs: HashMap<String, Vec<String>> =
             pending.iter().map(|stage| (stage.name.clone(), port_names(&stage.declaration))).collect();
         let names: BTreeSet<String> =
             written.stages.iter().map(|stage| stage.name.text.clone()).chain(outputs.keys().cloned()).collect();
@@ -306,7 +306,8 @@ impl Resolver<'_> {
         for stage in pending {
             self.connect(stage, &outputs);
         }
-        self.pipeline.stages.sort_by(|a, b| a.name.cmp(&b.name));
+        // Not by moving the stages themselves about, which are large.
+        self.pipeline.stages.sort_by_cached_key(|stage| stage.name.clone());
     }
 
     /// Kind, parameters and input ports of one use, and what it stands for. `unclear` says that a var in its parameters is wrong.
@@ -525,7 +526,7 @@ impl Resolver<'_> {
 
     /// Stages that wait for each other.
     fn cycles(&mut self, stages: &[Stage]) {
-        let index: BTreeMap<&str, usize> =
+        let index: HashMap<&str, usize> =
             stages.iter().enumerate().map(|(index, stage)| (stage.name.text.as_str(), index)).collect();
         let mut graph = DiGraph::<(), Location>::new();
         let nodes: Vec<NodeIndex> = stages.iter().map(|_| graph.add_node(())).collect();
@@ -615,7 +616,7 @@ impl Resolver<'_> {
     }
 
     /// Turns names of stages into output ports.
-    fn connect(&mut self, stage: Pending, outputs: &BTreeMap<String, Vec<String>>) {
+    fn connect(&mut self, stage: Pending, outputs: &HashMap<String, Vec<String>>) {
         let mut from = BTreeMap::new();
         let mut from_places = BTreeMap::new();
         for (input, reference) in &stage.from {

@@ -8,7 +8,7 @@ use ablate_stages::stage::{ArtifactKind, Columns, Declaration, InputPort, InputS
 use arrow::datatypes::DataType;
 use petgraph::algo::toposort;
 use petgraph::graph::DiGraph;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 /// A pipeline in which every name, parameter and column is right, in each of its cases.
@@ -30,7 +30,7 @@ pub struct CheckedCase {
     /// The pipeline.
     pub pipeline: Resolved,
     /// What each stage reads and writes, with the columns of its real inputs, by stage.
-    pub declarations: BTreeMap<String, Declaration>,
+    pub declarations: HashMap<String, Declaration>,
     /// Positions in `pipeline.stages`, makers before readers.
     pub order: Vec<usize>,
 }
@@ -67,7 +67,7 @@ pub fn check(resolution: Resolution) -> Result<Checked, Problems> {
 fn check_case(case: Case, problems: &mut Vec<Problem>) -> CheckedCase {
     let Case { variant, seeds, is_asked, pipeline } = case;
     let order = order(&pipeline);
-    let mut declarations: BTreeMap<String, Declaration> = BTreeMap::new();
+    let mut declarations: HashMap<String, Declaration> = HashMap::new();
     for &index in &order {
         let stage = &pipeline.stages[index];
         let mut inputs = InputSchemas::new();
@@ -103,7 +103,7 @@ fn check_case(case: Case, problems: &mut Vec<Problem>) -> CheckedCase {
 
 /// Makers before readers; stages on a circle, which are reported already, are left out.
 fn order(pipeline: &Resolved) -> Vec<usize> {
-    let index: BTreeMap<&str, usize> =
+    let index: HashMap<&str, usize> =
         pipeline.stages.iter().enumerate().map(|(index, stage)| (stage.name.as_str(), index)).collect();
     let mut graph = DiGraph::<usize, ()>::new();
     let nodes: Vec<_> = (0..pipeline.stages.len()).map(|index| graph.add_node(index)).collect();
@@ -122,7 +122,7 @@ fn connections(
     stage: &ResolvedStage,
     declaration: &Declaration,
     pipeline: &Resolved,
-    declarations: &BTreeMap<String, Declaration>,
+    declarations: &HashMap<String, Declaration>,
     problems: &mut Vec<Problem>,
 ) {
     let connected = |port: &InputPort| -> Option<(&OutputRef, &ArtifactKind)> {

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Compares the language model with transformers and TRL, in a virtual environment of pinned versions (.venv-interop, or the
+# Compares the language model with transformers and TRL, and tables with pyarrow and DuckDB, in a virtual environment of pinned versions (.venv-interop, or the
 # one that INTEROP_VENV names). Logits, greedy text, token ids, chat templates; loss and gradients of DPO.
 set -eu
 cd "$(dirname "$0")/../.."
@@ -12,5 +12,7 @@ if [ -z "${INTEROP_VENV:-}" ] && ! cmp -s tests/interop/requirements.txt "$venv/
 fi
 target=${CARGO_TARGET_DIR:-target}
 cargo build --quiet --workspace --example probe --example dpo_gradients
+cargo build --quiet --workspace --bins
+"$venv/bin/python" tests/interop/tables.py "$target/debug/ablate"
 "$venv/bin/python" tests/interop/lm.py "$target/debug/examples/probe"
 "$venv/bin/python" tests/interop/trl_dpo.py "$target/debug/examples/dpo_gradients"
