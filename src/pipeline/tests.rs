@@ -676,7 +676,7 @@ fn columns() {
   c: { use: filter, from: blocks, with: { column: prefx } }
   d: { use: segment, from: a, with: { kinds: [if] } }")), @r#"
      × stage `a` needs the columns `question` (text), `solutions` (list of text), `tests` (struct of style,
-     │ cases, code), `source` (text) in `problems`, which `blocks.blocks` does not have
+     │ cases, code, setup), `source` (text) in `problems`, which `blocks.blocks` does not have
       ╭─[p.yaml:7:28]
     6 │   middles: { use: fim-generate, from: { blocks: blocks, problems: problems, model: base }, with: { samples: 2 } }
     7 │   a: { use: segment, from: blocks, with: { kinds: [if] } }

@@ -219,16 +219,19 @@ fn wanted(planned: &Planned, only: &[usize]) -> BTreeSet<usize> {
 /// What of the machine a pipeline needs and does not find: once each, at the first stage that needs it.
 pub fn lacking(checked: &Checked) -> Vec<Problem> {
     let mut missing: Vec<Problem> = Vec::new();
-    let mut asked = BTreeSet::new();
+    let (mut asked, mut asked_for_worker) = (BTreeSet::new(), false);
     for (case, index) in checked.cases.iter().flat_map(|case| case.order.iter().map(move |&index| (case, index))) {
         let stage = &case.pipeline.stages[index];
         let Some(declaration) = case.declarations.get(&stage.name) else { continue };
-        let worker = (declaration.place == Place::Torch && asked.insert("ablate-lm")).then(|| match lm_worker() {
-            Err(StageError::Missing { what, fix }) => Some((what, fix)),
-            _ => None,
-        });
-        let environment = declaration.environment.iter().filter(|need| asked.insert(need.name()));
-        let tools = worker.into_iter().chain(environment.map(|&need| planner::probe(need).err()));
+        let worker =
+            (declaration.place == Place::Torch && !std::mem::replace(&mut asked_for_worker, true)).then(|| {
+                match lm_worker() {
+                    Err(StageError::Missing { what, fix }) => Some((what, fix)),
+                    _ => None,
+                }
+            });
+        let environment = declaration.environment.iter().filter(|need| asked.insert(*need));
+        let tools = worker.into_iter().chain(environment.map(|need| planner::probe(need).err()));
         for (what, fix) in tools.flatten() {
             missing.push(Problem::new(Fault::MissingTool { kind: stage.kind, what, fix }, stage.place));
         }

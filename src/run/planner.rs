@@ -9,7 +9,7 @@ use crate::pipeline::variants::DEFAULT;
 use crate::plan::key::{KEY, KeyFields, RECIPE, paths_in, recipe_of_input, without_paths};
 use crate::plan::schema::{Checked, CheckedCase};
 use ablate_stages::columns::Column;
-use ablate_stages::sandbox::{Config, Interpreter};
+use ablate_stages::sandbox::{Config, Interpreter, Toolchain};
 use ablate_stages::stage::{ArtifactKind, Columns, Declaration, Environment, InputPort, Role, StageError};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -319,8 +319,8 @@ impl Draft {
         }
         let mut fields = KeyFields::new(kind.name(), kind.version(), without_paths(&parameters, &digests));
         let mut missing_environment = None;
-        for &need in &declaration.environment {
-            match environments.entry(need).or_insert_with(|| probe(need)) {
+        for need in &declaration.environment {
+            match environments.entry(need.clone()).or_insert_with(|| probe(need)) {
                 Ok(version) => {
                     fields.environment.insert(need.name().to_owned(), version.clone());
                 }
@@ -446,11 +446,19 @@ fn seen_columns(declaration: &Declaration, port: &str, table: Option<(&[Column],
 }
 
 /// The version of what a kind declares of its environment; or what is missing, and how to get it.
-pub(super) fn probe(need: Environment) -> Result<String, (String, String)> {
-    let Environment::Python = need;
-    match Interpreter::find(&Config::default().interpreter).map_err(StageError::from) {
-        Ok(interpreter) => Ok(interpreter.version().to_owned()),
-        Err(StageError::Missing { what, fix }) => Err((what, fix)),
-        Err(other) => Err(("a Python interpreter".to_owned(), other.to_string())),
-    }
+pub(super) fn probe(need: &Environment) -> Result<String, (String, String)> {
+    let (what, found) = match need {
+        Environment::Python => {
+            let found = Interpreter::find(&Config::default().interpreter);
+            ("a Python interpreter", found.map(|found| found.version().to_owned()).map_err(StageError::from))
+        }
+        Environment::Toolchain(path) => {
+            let found = Toolchain::find(path);
+            ("the tools of a language", found.map(|found| found.version().to_owned()).map_err(StageError::from))
+        }
+    };
+    found.map_err(|error| match error {
+        StageError::Missing { what, fix } => (what, fix),
+        other => (what.to_owned(), other.to_string()),
+    })
 }

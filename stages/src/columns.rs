@@ -128,8 +128,11 @@ pub struct Tests {
     pub style: TestStyle,
     /// Inputs and what is expected of each; empty for `assert`.
     pub cases: Vec<Case>,
-    /// Python test code that runs next to the solution, for `assert`.
+    /// Python test code that calls the solution, for `assert`.
     pub code: Option<String>,
+    /// Python code that the test code needs before it, such as the helpers and imports of a prompt, for `assert`.
+    #[serde(default)]
+    pub setup: Option<String>,
 }
 
 /// What a test runs.
@@ -140,8 +143,19 @@ pub enum TestStyle {
     Stdio,
     /// The entry point as a function: arguments in, returned value compared.
     Call,
-    /// Test code next to the solution.
+    /// Test code that calls the solution.
     Assert,
+}
+
+impl TestStyle {
+    /// As it stands in tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Stdio => "stdio",
+            Self::Call => "call",
+            Self::Assert => "assert",
+        }
+    }
 }
 
 /// One input and what is expected of it.
@@ -238,11 +252,17 @@ pub struct Verdict {
     pub comparator: String,
     /// `full` where the verdict was made outside the candidate's process, else `weak`.
     pub trust: String,
+    /// How many times it was run.
+    pub runs: u32,
+    /// How many of these runs passed.
+    pub runs_passed: u32,
     /// Whether runs of the same program disagreed.
     pub flaky: bool,
-    /// Wall time, in seconds. Measured.
+    /// The lines of the program, from 1, that ran under the tests; none where `coverage` was not asked for.
+    pub covered_lines: Option<Vec<u32>>,
+    /// Wall time of all tests, in seconds, from the first line of the program on. Measured.
     pub wall_s: f64,
-    /// CPU time, in seconds. Measured.
+    /// CPU time of all tests, in seconds, likewise. Measured.
     pub cpu_s: f64,
     /// Peak resident memory, in bytes. Measured.
     pub peak_memory_bytes: u64,

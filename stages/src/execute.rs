@@ -3,15 +3,18 @@
 //! Columns in: `sample_id`, `problem_id`, `program` of the programs; `entry_point`, `tests` of their problems. Out: `verdicts`.
 //! A problem without tests gives no verdict: its programs are listed on `dropped` (`no-tests`), so an absent test is never a pass.
 //! Determinism: the same machine and the same Python; time limits are measured, and a program near one may come out either way.
-//! Cost: about 5 ms of CPU a program beside its own work; see [`crate::sandbox`] for how programs are shut in and judged.
+//! Cost: about 5 ms of CPU a program beside its own work, twice that for test code; see [`crate::sandbox`] for how programs are shut
+//! in and judged.
 
 use crate::columns::{TestStyle, Tests, VERDICT_MEASURED, Verdict, columns_of};
 use crate::job::{Cancel, Job, MapJob, OpenContext, UnitSink, UnitSource};
 use crate::sandbox::{
-    Config, Grade, Isolation, Judgement, Limits, OutputComparator, Program, Sandbox, SandboxError, ValueComparator,
+    Config, Grade, Isolation, Judgement, Limits, OutputComparator, Program, Sandbox, SandboxError, Toolchain, Trust,
+    ValueComparator, Verdict::Passed,
 };
 use crate::stage::{
-    Declaration, Environment, InputPort, InputSchemas, OutputPort, Place, Repeatable, SchemaError, Stage, StageError,
+    Declaration, Environment, InputPath, InputPort, InputSchemas, OutputPort, Place, Repeatable, SchemaError, Stage,
+    StageError,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -43,10 +46,25 @@ pub struct Params {
     pub stop_at_first_failure: bool,
     /// After so many time-outs of a program its other tests are not run, and count as not passed.
     pub max_timeouts: u32,
-    /// Runs each program this many times; where the runs disagree the worst counts and the row says `flaky`.
+    /// Runs each program this many times, on one core. Where the runs disagree the worst counts and the row says `flaky`; times are
+    /// the Hodges-Lehmann estimate over the runs, steady enough to rank programs by.
     pub repeats: u32,
+    /// Whether to say which lines of a program ran under its tests, in the column `covered_lines`; costs a second, slower run.
+    pub coverage: Coverage,
+    /// The file that says how programs are compiled and run, such as `languages/cpp.yaml`; Python where there is none.
+    pub language: Option<InputPath>,
     /// Runs programs even where the machine cannot shut them in (isolation `none`).
     pub allow_unsafe: bool,
+}
+
+/// What is said of the lines that ran.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Coverage {
+    /// Nothing.
+    None,
+    /// Which ran.
+    Lines,
 }
 
 impl Default for Params {
@@ -61,6 +79,8 @@ impl Default for Params {
             stop_at_first_failure: false,
             max_timeouts: 2,
             repeats: 1,
+            coverage: Coverage::None,
+            language: None,
             allow_unsafe: false,
         }
     }
@@ -91,7 +111,7 @@ pub struct Judged {
 impl Stage for Execute {
     type Params = Params;
     const NAME: &'static str = "execute";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const ABOUT: &'static str = "Runs programs against the tests of their problems, shut in, and says how each did. Verdicts are made outside the program.";
     const EXAMPLE: &'static str = "\
 problems: { use: load, with: { path: ../examples/problems/align.jsonl } }
@@ -117,18 +137,30 @@ verdicts: { use: execute, from: { programs: solutions, problems: problems }, wit
         let problems = InputPort::lookup::<Judged>("problems", "problem_id", "their problems, with tests");
         let verdicts =
             OutputPort::table("verdicts", columns_of::<Verdict>(), "how each program did").measured(VERDICT_MEASURED);
+        let environment = match &params.language {
+            None => Environment::Python,
+            Some(_) if params.coverage == Coverage::Lines => {
+                return Err(SchemaError::parameter("coverage", "lines can be told for Python alone".to_owned()));
+            }
+            Some(path) => Environment::Toolchain(path.as_path().to_owned()),
+        };
         Ok(Declaration::map(vec![programs, problems], verdicts)
             .in_place(Place::Sandbox)
-            .depends_on(Environment::Python)
+            .depends_on(environment)
             .repeatable(Repeatable::SameMachine))
     }
 
     fn open(params: &Params, cx: &OpenContext) -> Result<Job, StageError> {
         let floor = if params.allow_unsafe { Grade::None } else { Grade::Partial };
-        let sandboxes = (0..cx.threads.max(1))
-            .map(|_| Sandbox::open(Config { floor, ..Config::default() }))
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(opening)?;
+        let language = params.language.as_ref().map(|path| Toolchain::find(path.as_path())).transpose()?;
+        let config = Config {
+            floor,
+            language,
+            pinned: (params.repeats > 1).then_some(0),
+            scratch: Some(cx.scratch.clone()).filter(|scratch| scratch.is_dir()),
+            ..Config::default()
+        };
+        let sandboxes = Sandbox::open_many(&config, cx.threads).map_err(opening)?;
         if let Some(isolation) = worst(&sandboxes).filter(|isolation| isolation.grade < Grade::Full) {
             warn(&format!(
                 "programs are not shut in fully: isolation is {}; missing: {}",
@@ -136,7 +168,8 @@ verdicts: { use: execute, from: { programs: solutions, problems: problems }, wit
                 isolation.fixes()
             ));
         }
-        Ok(Job::Map(Box::new(ExecuteJob { params: params.clone(), sandboxes, cancel: cx.cancel.clone() })))
+        let (params, cancel) = (params.clone(), cx.cancel.clone());
+        Ok(Job::Map(Box::new(ExecuteJob { params, sandboxes, cancel, judged: 0, judged_weakly: 0 })))
     }
 }
 
@@ -163,10 +196,20 @@ struct ExecuteJob {
     params: Params,
     sandboxes: Vec<Sandbox>,
     cancel: Cancel,
+    judged: u64,
+    judged_weakly: u64,
 }
 
-/// What came of one program: its judgement and whether repeated runs disagreed.
-type Answer = Result<(Judgement, bool), SandboxError>;
+/// What came of one program.
+type Answer = Result<Repeated, SandboxError>;
+
+/// The judgement of several runs of a program: the worst of them, with times over all of them.
+struct Repeated {
+    judgement: Judgement,
+    runs: u32,
+    runs_passed: u32,
+    flaky: bool,
+}
 
 impl MapJob for ExecuteJob {
     fn run(&mut self, units: &mut dyn UnitSource, out: &mut UnitSink<'_>) -> Result<(), StageError> {
@@ -203,12 +246,22 @@ impl MapJob for ExecuteJob {
             let answers = answers.into_inner().map_err(|_| StageError::failed("a thread of the sandbox panicked"))?;
             for ((unit, program, _), answer) in todo.iter().zip(answers) {
                 match answer {
-                    Some(Ok((judgement, flaky))) => out.emit(*unit, &[row(program, judgement, flaky)])?,
+                    Some(Ok(repeated)) => {
+                        self.judged += 1;
+                        self.judged_weakly += u64::from(repeated.judgement.trust == Trust::Weak);
+                        out.emit(*unit, &[row(program, repeated)])?;
+                    }
                     Some(Err(error @ SandboxError::Test { .. })) => out.fail(*unit, error.to_string())?,
                     Some(Err(error)) => return Err(StageError::failed(format!("{}: {error}", program.sample_id))),
                     None => return Err(StageError::Cancelled),
                 }
             }
+        }
+        if self.judged_weakly > 0 {
+            warn(&format!(
+                "{} of {} programs were judged by test code in their own process, which a program can deceive: their rows say `trust: weak`",
+                self.judged_weakly, self.judged
+            ));
         }
         Ok(())
     }
@@ -244,20 +297,43 @@ fn judge(sandbox: &mut Sandbox, params: &Params, program: &ProgramRow, problem: 
         tests: &problem.tests,
         output: params.output,
         value: params.value,
+        coverage: params.coverage == Coverage::Lines,
     };
     let mut worst = sandbox.run(&program, &limits)?;
+    let again = Program { coverage: false, ..program };
     let mut flaky = false;
+    let (mut wall_s, mut cpu_s) = (vec![worst.wall_s], vec![worst.cpu_s]);
+    let mut runs_passed = u32::from(worst.verdict == Passed);
     for _ in 1..params.repeats {
-        let again = sandbox.run(&program, &limits)?;
-        flaky |= (again.verdict, again.tests_passed) != (worst.verdict, worst.tests_passed);
-        if (again.verdict, worst.tests_passed) > (worst.verdict, again.tests_passed) {
-            worst = again;
+        let mut other = sandbox.run(&again, &limits)?;
+        wall_s.push(other.wall_s);
+        cpu_s.push(other.cpu_s);
+        runs_passed += u32::from(other.verdict == Passed);
+        flaky |= (other.verdict, other.tests_passed) != (worst.verdict, worst.tests_passed);
+        other.peak_memory_bytes = other.peak_memory_bytes.max(worst.peak_memory_bytes);
+        other.covered_lines.clone_from(&worst.covered_lines);
+        worst.peak_memory_bytes = other.peak_memory_bytes;
+        if (other.verdict, worst.tests_passed) > (worst.verdict, other.tests_passed) {
+            worst = other;
         }
     }
-    Ok((worst, flaky))
+    (worst.wall_s, worst.cpu_s) = (hodges_lehmann(&wall_s), hodges_lehmann(&cpu_s));
+    Ok(Repeated { judgement: worst, runs: params.repeats, runs_passed, flaky })
 }
 
-fn row(program: &ProgramRow, judgement: Judgement, flaky: bool) -> Verdict {
+/// The median of the means of all pairs, each value with itself too: hardly moved by outliers, and nearly as precise as the mean.
+///
+/// Hodges and Lehmann 1963, "Estimates of Location Based on Rank Tests".
+fn hodges_lehmann(values: &[f64]) -> f64 {
+    let pairs = values.iter().enumerate().flat_map(|(i, a)| values[i..].iter().map(move |b| f64::midpoint(*a, *b)));
+    let mut means: Vec<f64> = pairs.collect();
+    means.sort_by(f64::total_cmp);
+    let middle = means.len() / 2;
+    if means.len() % 2 == 1 { means[middle] } else { f64::midpoint(means[middle - 1], means[middle]) }
+}
+
+fn row(program: &ProgramRow, repeated: Repeated) -> Verdict {
+    let Repeated { judgement, runs, runs_passed, flaky } = repeated;
     Verdict {
         sample_id: program.sample_id.clone(),
         problem_id: program.problem_id.clone(),
@@ -267,7 +343,10 @@ fn row(program: &ProgramRow, judgement: Judgement, flaky: bool) -> Verdict {
         first_failure: judgement.first_failure,
         comparator: judgement.comparator,
         trust: judgement.trust.name().into(),
+        runs,
+        runs_passed,
         flaky,
+        covered_lines: judgement.covered_lines.map(|lines| lines.into_iter().collect()),
         wall_s: judgement.wall_s,
         cpu_s: judgement.cpu_s,
         peak_memory_bytes: judgement.peak_memory_bytes,
@@ -289,7 +368,7 @@ mod tests {
             check: Check::Equal,
             tolerance: None,
         };
-        Tests { style: TestStyle::Stdio, cases: cases.iter().map(case).collect(), code: None }
+        Tests { style: TestStyle::Stdio, cases: cases.iter().map(case).collect(), code: None, setup: None }
     }
 
     fn program(sample_id: &str, problem_id: &str, program: &str) -> ProgramRow {

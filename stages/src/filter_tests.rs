@@ -12,7 +12,7 @@ fn problem(id: &str, solutions: &[&str], difficulty: Option<&str>) -> Problem {
         solutions: solutions.iter().map(|&solution| solution.to_owned()).collect(),
         starter_code: None,
         entry_point: None,
-        tests: Tests { style: TestStyle::Stdio, cases: vec![], code: None },
+        tests: Tests { style: TestStyle::Stdio, cases: vec![], code: None, setup: None },
         source: "test".into(),
         difficulty: difficulty.map(str::to_owned),
     }

@@ -190,17 +190,20 @@ pub enum Repeatable {
 }
 
 /// Something of the machine that can change rows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Environment {
     /// The version of the Python that judges programs.
     Python,
+    /// The version of the tools that a language's file names.
+    Toolchain(PathBuf),
 }
 
 impl Environment {
     /// Its name in keys and plans.
-    pub fn name(self) -> &'static str {
+    pub fn name(&self) -> &'static str {
         match self {
             Self::Python => "python",
+            Self::Toolchain(_) => "toolchain",
         }
     }
 }

@@ -290,11 +290,11 @@ mod tests {
 
     #[test]
     fn opaque_objects_are_truthy_or_not_and_equal_to_nothing() {
-        let found = Value::parse_encoded("[<opaque 1 Match>, 1]").expect("readable");
+        let found = Value::parse_encoded("[opaque(1, 'Match'), 1]").expect("readable");
         assert!(!found.py_eq(&found));
-        assert!(Value::parse_encoded("<opaque 1 Match>").expect("readable").is_truthy());
-        assert!(!Value::parse_encoded("<opaque 0 Liar>").expect("readable").is_truthy());
-        assert!(Value::parse("<opaque 1 Match>").is_err());
+        assert!(Value::parse_encoded("opaque(1, 'Match')").expect("readable").is_truthy());
+        assert!(!Value::parse_encoded("opaque(0, 'Liar')").expect("readable").is_truthy());
+        assert!(Value::parse("opaque(1, 'Match')").is_err());
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! The text is that of `repr` for built-in types: numbers, strings, bytes, containers nested at will, `set()`, `frozenset(..)`,
 //! `float('inf')`, `complex(..)`, and constant arithmetic such as `2**31 - 1`. What the sandbox sends back may also hold
-//! `<opaque 1 Name>`: an object of no built-in type, of which only the truth value and the class are known.
+//! `opaque(1, 'Name')`: an object of no built-in type, of which only the truth value and the class are known.
 
 use super::{LiteralError, Value, nearest_float};
 use num_bigint::{BigInt, Sign};
@@ -286,7 +286,6 @@ impl<'a> Parser<'a> {
                 self.at += 1;
                 self.braces()
             }
-            Some(b'<') if self.opaque => self.opaque_object(),
             Some(b'.') if self.take("...") => Ok(Value::Ellipsis),
             Some(byte) if byte.is_ascii_digit() || byte == b'.' => self.number(),
             Some(_) => match self.strings()? {
@@ -294,16 +293,6 @@ impl<'a> Parser<'a> {
                 None => self.word(),
             },
         }
-    }
-
-    fn opaque_object(&mut self) -> Parsed<Value> {
-        let rest = &self.source[self.at..];
-        let Some((inside, _)) = rest.strip_prefix("<opaque ").and_then(|inside| inside.split_once('>')) else {
-            return self.error("expected an opaque object");
-        };
-        let (truthy, class) = inside.split_once(' ').unwrap_or((inside, ""));
-        self.at += "<opaque ".len() + inside.len() + 1;
-        Ok(Value::Opaque { truthy: truthy == "1", class: class.to_owned() })
     }
 
     fn braces(&mut self) -> Parsed<Value> {
@@ -349,6 +338,7 @@ impl<'a> Parser<'a> {
             "inf" | "math.inf" => return Ok(Value::Float(f64::INFINITY)),
             "nan" | "math.nan" => return Ok(Value::Float(f64::NAN)),
             "float" | "complex" | "set" | "frozenset" | "list" | "tuple" | "dict" => {}
+            "opaque" if self.opaque => {}
             _ => {
                 self.at = start;
                 let shown: String = self.source[start..].chars().take(12).collect();
@@ -371,6 +361,9 @@ impl<'a> Parser<'a> {
                 if let (Some((re, _)), Some((im, _))) = (re.as_complex(), im.as_complex()) {
                     return Ok(Value::Complex(re, im));
                 }
+            }
+            ("opaque", [Value::Int(truth), Value::Str(class)]) => {
+                return Ok(Value::Opaque { truthy: truth.sign() != Sign::NoSign, class: std::mem::take(class) });
             }
             ("set", []) => return Ok(Value::Set(Vec::new())),
             ("frozenset", []) => return Ok(Value::FrozenSet(Vec::new())),

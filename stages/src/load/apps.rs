@@ -100,7 +100,7 @@ pub(super) fn problem(problem_id: &str, folder: &Path) -> Result<Problem, String
 /// # Errors
 /// Which part is wrong, and how.
 pub(super) fn tests(input_output: Option<&Json>, url: Option<&str>) -> Result<(Option<String>, Tests), String> {
-    let none = Tests { style: TestStyle::Stdio, cases: Vec::new(), code: None };
+    let none = Tests { style: TestStyle::Stdio, cases: Vec::new(), code: None, setup: None };
     let Some(input_output) = input_output else { return Ok((None, none)) };
     let list = |name: &str| match input_output.get(name) {
         Some(Json::Array(items)) => Ok(items.as_slice()),
@@ -137,7 +137,7 @@ pub(super) fn tests(input_output: Option<&Json>, url: Option<&str>) -> Result<(O
         cases.push(Case { input, output, check: Check::Equal, tolerance: None });
     }
     let style = if entry_point.is_some() { TestStyle::Call } else { TestStyle::Stdio };
-    Ok((entry_point, Tests { style, cases, code: None }))
+    Ok((entry_point, Tests { style, cases, code: None, setup: None }))
 }
 
 fn arguments(input: &Json) -> Result<Vec<String>, String> {

@@ -16,11 +16,14 @@ pub(super) fn problem(record: &Value, asserts: &mut AssertReader) -> Result<Prob
     let entry_point = string(record, "entry_point")?;
     let test = string(record, "test")?;
     let tests = match asserts.check_function(test) {
-        Some(cases) => Tests { style: TestStyle::Call, cases, code: None },
+        Some(cases) => Tests { style: TestStyle::Call, cases, code: None, setup: None },
         None => Tests {
             style: TestStyle::Assert,
             cases: Vec::new(),
             code: Some(format!("{}\ncheck({entry_point})\n", test.trim_end())),
+            // Tests call helpers of the prompt, such as `poly` or `encode_cyclic`: the prompt stands on the side of the test, where its
+            // last function has no body to speak of.
+            setup: Some(format!("{prompt}\n    pass\n")),
         },
     };
     let solution = optional_string(record, "canonical_solution")?;

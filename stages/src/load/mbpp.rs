@@ -42,11 +42,21 @@ pub(super) fn problem(record: &Value, asserts: &mut AssertReader) -> Result<Prob
     // Literal values need no setup, so it matters to the rest only.
     let lowered = asserts.asserts(&test_code).filter(|lowered| functions.contains(&lowered.function));
     let (entry_point, tests) = match lowered {
-        Some(lowered) => (Some(lowered.function), Tests { style: TestStyle::Call, cases: lowered.cases, code: None }),
+        Some(lowered) => {
+            (Some(lowered.function), Tests { style: TestStyle::Call, cases: lowered.cases, code: None, setup: None })
+        }
         None => {
             let entry_point = asserts.first_called(first, &functions);
             let code = setup.iter().map(String::as_str).chain([test_code.as_str(), ""]).collect::<Vec<_>>().join("\n");
-            (entry_point, Tests { style: TestStyle::Assert, cases: Vec::new(), code: Some(code.replace("\r\n", "\n")) })
+            (
+                entry_point,
+                Tests {
+                    style: TestStyle::Assert,
+                    cases: Vec::new(),
+                    code: Some(code.replace("\r\n", "\n")),
+                    setup: None,
+                },
+            )
         }
     };
     Ok(Problem {

@@ -107,7 +107,7 @@ pub enum OnDuplicate {
 impl Stage for Load {
     type Params = Params;
     const NAME: &'static str = "load";
-    const VERSION: u32 = 2;
+    const VERSION: u32 = 3;
     const ABOUT: &'static str = "Loads problems from JSON lines, Parquet, HumanEval, MBPP or APPS, or programs from a samples file. Literal asserts become cases.";
     const EXAMPLE: &'static str = "
 problems: { use: load, with: { path: ../examples/problems/align.jsonl, on_bad_line: skip } }

@@ -2,14 +2,17 @@
 //!
 //! `stdio` runs one process a case. `call` runs all cases in one; a crash or a time-out costs the one case and the rest goes on
 //! in a new process. A limit that was reached with earlier cases behind it says nothing about the case at hand, which is then
-//! run again as the first of a process, so that each case has the whole limit.
+//! run again as the first of a process, so that each case has the whole limit. `assert` runs two linked processes, the program in
+//! one and its test in the other; where the test needs what cannot cross between them, one process with both, trusted less.
 
 use super::compare::{OutputComparator, ValueComparator};
-use super::zygote::{Ran, Reason};
-use super::{Limits, Sandbox, SandboxError};
+use super::zygote::{Process, Ran, Reason};
+use super::{Limits, Sandbox, SandboxError, Toolchain, language};
 use crate::code::literal::Value;
-use crate::columns::{Check, TestStyle, Tests};
-use serde_json::json;
+use crate::columns::{Case, Check, TestStyle, Tests};
+use serde_json::{Value as Json, json};
+use std::collections::BTreeSet;
+use std::fs::File;
 use std::io::Read;
 
 /// How a program did; the worst over its tests.
@@ -82,6 +85,8 @@ pub struct Program<'a> {
     pub output: OutputComparator,
     /// How returned values are compared.
     pub value: ValueComparator,
+    /// Whether to say which lines the tests run. Costs a second, slower run; the verdict is of the first.
+    pub coverage: bool,
 }
 
 /// What came of a program.
@@ -105,6 +110,9 @@ pub struct Judgement {
     pub cpu_s: f64,
     /// Largest memory over all tests, in bytes.
     pub peak_memory_bytes: u64,
+    /// The lines of the source, from 1, that ran under the tests, where it was asked. The program's own process says so: lines of a
+    /// program that means to deceive may be false, unlike its verdict.
+    pub covered_lines: Option<BTreeSet<u32>>,
 }
 
 /// What became of one test.
@@ -117,14 +125,22 @@ struct Tally {
     wall_s: f64,
     cpu_s: f64,
     peak_memory_bytes: u64,
+    lines: BTreeSet<u32>,
 }
 
 impl Tally {
     fn new(tests: usize) -> Self {
-        Self { settled: vec![None; tests], timeouts: 0, wall_s: 0.0, cpu_s: 0.0, peak_memory_bytes: 0 }
+        let settled = vec![None; tests];
+        Self { settled, timeouts: 0, wall_s: 0.0, cpu_s: 0.0, peak_memory_bytes: 0, lines: BTreeSet::new() }
     }
 
-    fn count(&mut self, ran: &Ran) {
+    /// Counts what a process took and the lines that it ran, and takes the latter out of its records.
+    fn count(&mut self, ran: &mut Ran) {
+        ran.records.retain(|record| {
+            let is_line = record.kind == b'L';
+            self.lines.extend(u32::try_from(record.index).ok().filter(|_| is_line));
+            !is_line
+        });
         self.wall_s += ran.wall_s;
         self.cpu_s += ran.cpu_s;
         self.peak_memory_bytes = self.peak_memory_bytes.max(ran.peak_memory_bytes);
@@ -164,15 +180,39 @@ impl Tally {
             wall_s: self.wall_s,
             cpu_s: self.cpu_s,
             peak_memory_bytes: self.peak_memory_bytes,
+            covered_lines: Some(self.lines),
         }
     }
 }
 
+/// Tracing lines slows Python down by about this much.
+const TRACING_SLOWDOWN: f64 = 20.0;
+
 pub(super) fn run(sandbox: &mut Sandbox, program: &Program<'_>, limits: &Limits) -> Result<Judgement, SandboxError> {
-    match program.tests.style {
-        TestStyle::Stdio => run_stdio(sandbox, program, limits),
-        TestStyle::Call => run_call(sandbox, program, limits),
-        TestStyle::Assert => run_assert(sandbox, program, limits),
+    let judged = run_once(sandbox, &Program { coverage: false, ..*program }, limits)?;
+    let covered_lines = if program.coverage {
+        let slower = Limits { cpu_s: limits.cpu_s * TRACING_SLOWDOWN, ..limits.clone() };
+        let num_lines = program.source.lines().count() as u32;
+        let mut lines = run_once(sandbox, program, &slower)?.covered_lines.unwrap_or_default();
+        lines.retain(|line| (1..=num_lines).contains(line));
+        Some(lines)
+    } else {
+        None
+    };
+    Ok(Judgement { covered_lines, ..judged })
+}
+
+fn run_once(sandbox: &mut Sandbox, program: &Program<'_>, limits: &Limits) -> Result<Judgement, SandboxError> {
+    match (program.tests.style, sandbox.config.language.clone()) {
+        (TestStyle::Stdio, None) => run_stdio(sandbox, program, limits),
+        (TestStyle::Stdio, Some(tools)) => run_compiled(sandbox, &tools, program, limits),
+        (style, Some(tools)) => Err(no_tests(&format!(
+            "programs in {} are judged by standard input and output alone, and these tests are of style `{}`",
+            tools.name(),
+            style.name()
+        ))),
+        (TestStyle::Call, None) => run_call(sandbox, program, limits),
+        (TestStyle::Assert, None) => run_assert(sandbox, program, limits),
     }
 }
 
@@ -181,39 +221,84 @@ fn no_tests(problem: &str) -> SandboxError {
 }
 
 fn run_stdio(sandbox: &mut Sandbox, program: &Program<'_>, limits: &Limits) -> Result<Judgement, SandboxError> {
+    let request = json!({ "mode": "stdio", "program": program.source, "coverage": program.coverage });
+    run_scripts(sandbox, &request, None, program, limits)
+}
+
+/// Compiles a program if its language asks for it, and runs it.
+fn run_compiled(
+    sandbox: &mut Sandbox,
+    tools: &Toolchain,
+    program: &Program<'_>,
+    limits: &Limits,
+) -> Result<Judgement, SandboxError> {
+    let mut artifact = None;
+    if let Some(request) = tools.compile_request(program.source) {
+        let limits = language::compile_limits(limits);
+        let mut ran = sandbox.process(Process::of(&request), &limits)?;
+        let failed = early_end(&ran, &limits).or_else(|| {
+            let said = String::from_utf8_lossy(&ran.stderr);
+            let said = said.lines().find(|line| !line.trim().is_empty()).unwrap_or("the compiler gave no reason");
+            (ran.exit != Some(0)).then(|| (Verdict::Error, format!("does not compile: {said}")))
+        });
+        if let Some(failed) = failed {
+            let mut tally = Tally::new(program.tests.cases.len());
+            tally.count(&mut ran);
+            tally.settle_rest(&failed);
+            return Ok(tally.judgement(program.output.name(), Trust::Full));
+        }
+        artifact = Some(ran.result);
+    }
+    run_scripts(sandbox, &tools.run_request(program.source), artifact.as_ref(), program, limits)
+}
+
+/// One process a case; what it prints is compared.
+fn run_scripts(
+    sandbox: &mut Sandbox,
+    request: &Json,
+    artifact: Option<&File>,
+    program: &Program<'_>,
+    limits: &Limits,
+) -> Result<Judgement, SandboxError> {
     let cases = &program.tests.cases;
     if cases.is_empty() {
         return Err(no_tests("there is none; a program without tests cannot be judged"));
     }
     let mut tally = Tally::new(cases.len());
-    let request = json!({ "mode": "stdio", "program": program.source });
     for (test, case) in cases.iter().enumerate() {
-        let mut ran = sandbox.process(&request, case.input.as_bytes(), limits)?;
-        tally.count(&ran);
-        if ran.reason == Some(Reason::Wall) {
-            ran = sandbox.process(&request, case.input.as_bytes(), limits)?;
-            tally.count(&ran);
+        let mut ran = sandbox.process(Process { request, stdin: case.input.as_bytes(), artifact }, limits)?;
+        tally.count(&mut ran);
+        // Programs of other languages have a process above them, which says how they ended.
+        if let Some(killed) = ran.records.iter().find(|record| record.kind == b'K') {
+            ran.signal = i32::try_from(killed.index).ok();
         }
-        let error = ran.records.first().filter(|record| b"EMO".contains(&record.kind));
-        let settled = if let Some(early) = early_end(&ran, limits) {
-            early
-        } else if ran.stdout.len() as u64 >= limits.output_bytes {
-            (Verdict::OutputLimit, format!("wrote more than {} bytes", limits.output_bytes))
-        } else if let Some(error) = error {
-            (error_verdict(error.kind), error.text.clone())
-        } else if ran.exit != Some(0) {
-            (Verdict::Error, format!("exit code {}", ran.exit.unwrap_or(-1)))
-        } else if program.output.accepts(&case.output, &ran.stdout) {
-            (Verdict::Passed, String::new())
-        } else {
-            let found = String::from_utf8_lossy(&ran.stdout);
-            (Verdict::Wrong, format!("expected {:?}, got {:?}", shown(&case.output, 120), shown(&found, 120)))
-        };
-        if !tally.settle(test, settled, limits) {
+        if !tally.settle(test, printed(program, case, &ran, limits), limits) {
             break;
         }
     }
     Ok(tally.judgement(program.output.name(), Trust::Full))
+}
+
+/// Judges what a process printed.
+fn printed(program: &Program<'_>, case: &Case, ran: &Ran, limits: &Limits) -> Settled {
+    let error = ran.records.first().filter(|record| b"EMO".contains(&record.kind));
+    if let Some(early) = early_end(ran, limits) {
+        early
+    } else if ran.stdout.len() as u64 >= limits.output_bytes {
+        (Verdict::OutputLimit, format!("wrote more than {} bytes", limits.output_bytes))
+    } else if let Some(error) = error {
+        (error_verdict(error.kind), error.text.clone())
+    } else if ran.exit != Some(0) {
+        let said = String::from_utf8_lossy(&ran.stderr);
+        let said =
+            said.lines().find(|line| !line.trim().is_empty()).map(|line| format!(": {line}")).unwrap_or_default();
+        (Verdict::Error, format!("exit code {}{said}", ran.exit.unwrap_or(-1)))
+    } else if program.output.accepts(&case.output, &ran.stdout) {
+        (Verdict::Passed, String::new())
+    } else {
+        let found = String::from_utf8_lossy(&ran.stdout);
+        (Verdict::Wrong, format!("expected {:?}, got {:?}", shown(&case.output, 120), shown(&found, 120)))
+    }
 }
 
 fn run_call(sandbox: &mut Sandbox, program: &Program<'_>, limits: &Limits) -> Result<Judgement, SandboxError> {
@@ -226,14 +311,24 @@ fn run_call(sandbox: &mut Sandbox, program: &Program<'_>, limits: &Limits) -> Re
     };
     let inputs: Vec<&str> = cases.iter().map(|case| case.input.as_str()).collect();
     let mut tally = Tally::new(cases.len());
-    let (mut next, mut waited) = (0, None);
+    let mut next = 0;
     'processes: while next < cases.len() {
         let start = next;
-        let request = json!({ "mode": "call", "program": program.source, "entry_point": entry_point, "inputs": inputs, "start": start });
-        let ran = sandbox.process(&request, b"", limits)?;
-        tally.count(&ran);
+        let request = json!({ "mode": "call", "program": program.source, "entry_point": entry_point, "inputs": inputs, "start": start, "coverage": program.coverage });
+        let mut ran = sandbox.process(Process::of(&request), limits)?;
+        tally.count(&mut ran);
         let mut open = None;
         for record in &ran.records {
+            if record.kind == b'T' && open.is_none() && next == start {
+                let test = usize::try_from(record.index).unwrap_or_default().min(cases.len() - 1);
+                // Checked here too: a program could have written this.
+                if let Err(error) = Value::parse(&cases[test].input) {
+                    let problem = format!("the arguments are no Python literal: {error} (Python: {})", record.text);
+                    return Err(SandboxError::Test { index: test + 1, problem });
+                }
+                tally.settle_rest(&(Verdict::Error, format!("test {}: {}", test + 1, record.text)));
+                break 'processes;
+            }
             let whole = record.index == -1 && b"EMO".contains(&record.kind);
             if whole && open.is_none() && next == start {
                 tally.settle_rest(&(error_verdict(record.kind), record.text.clone()));
@@ -266,10 +361,6 @@ fn run_call(sandbox: &mut Sandbox, program: &Program<'_>, limits: &Limits) -> Re
         });
         let by_limit = matches!(early.0, Verdict::Timeout | Verdict::Memory | Verdict::OutputLimit);
         if by_limit && next > start {
-            continue;
-        }
-        if ran.reason == Some(Reason::Wall) && waited != Some(next) {
-            waited = Some(next);
             continue;
         }
         if open.is_none() && next == start {
@@ -311,19 +402,62 @@ fn run_assert(sandbox: &mut Sandbox, program: &Program<'_>, limits: &Limits) -> 
     let Some(code) = program.tests.code.as_deref().filter(|code| !code.trim().is_empty()) else {
         return Err(no_tests("there is none; a program without tests cannot be judged"));
     };
+    let serve = json!({
+        "mode": "serve", "program": program.source, "entry_point": program.entry_point, "coverage": program.coverage,
+    });
+    let test = json!({
+        "mode": "test", "code": code, "setup": program.tests.setup, "entry_point": program.entry_point, "most": limits.output_bytes,
+    });
+    let mut ran = sandbox.processes(&[Process::of(&serve), Process::of(&test)], limits)?;
+    let (Some(mut tester), Some(mut candidate)) = (ran.pop(), ran.pop()) else { return Err(SandboxError::Gone) };
+    let mut tally = Tally::new(1);
+    tally.count(&mut candidate);
+    let said = tester.records.pop();
+    match said.as_ref().map(|said| said.kind) {
+        Some(b'X') => return run_assert_beside(sandbox, program, code, limits),
+        Some(b'T') => {
+            let problem = said.map(|said| said.text).unwrap_or_default();
+            return Err(SandboxError::Test { index: 1, problem: format!("the test code cannot be run: {problem}") });
+        }
+        _ => {}
+    }
+    // Nothing but what kept the program from starting is said by its own process.
+    let not_loaded = candidate.records.iter().find(|record| b"EMO".contains(&record.kind));
+    let settled = if let Some(early) = early_end(&candidate, limits) {
+        early
+    } else if let Some(error) = not_loaded {
+        (error_verdict(error.kind), error.text.clone())
+    } else if let Some(said) = said {
+        match said.kind {
+            b'P' if tester.exit == Some(0) => (Verdict::Passed, String::new()),
+            b'W' => (Verdict::Wrong, said.text),
+            kind => (error_verdict(kind), said.text),
+        }
+    } else {
+        let (verdict, note) = early_end(&tester, limits).unwrap_or((Verdict::Error, "ended".into()));
+        (verdict, format!("the process of the test, not the program's: {note}"))
+    };
+    tally.settle(0, settled, limits);
+    Ok(tally.judgement("assert".into(), Trust::Full))
+}
+
+/// The weak mode: test code in the program's own process.
+fn run_assert_beside(
+    sandbox: &mut Sandbox,
+    program: &Program<'_>,
+    code: &str,
+    limits: &Limits,
+) -> Result<Judgement, SandboxError> {
     let mut secret = [0; 16];
-    std::fs::File::open("/dev/urandom")?.read_exact(&mut secret)?;
+    File::open("/dev/urandom")?.read_exact(&mut secret)?;
     let nonce: String = secret.iter().map(|byte| format!("{byte:02x}")).collect();
     let request = json!({
-        "mode": "assert", "program": program.source, "entry_point": program.entry_point, "code": code, "nonce": nonce,
+        "mode": "assert", "program": program.source, "entry_point": program.entry_point, "code": code,
+        "setup": program.tests.setup, "nonce": nonce, "coverage": program.coverage,
     });
     let mut tally = Tally::new(1);
-    let mut ran = sandbox.process(&request, b"", limits)?;
-    tally.count(&ran);
-    if ran.reason == Some(Reason::Wall) {
-        ran = sandbox.process(&request, b"", limits)?;
-        tally.count(&ran);
-    }
+    let mut ran = sandbox.process(Process::of(&request), limits)?;
+    tally.count(&mut ran);
     let settled = match (early_end(&ran, limits), ran.records.last()) {
         (Some(early), _) => early,
         (None, Some(record)) if record.kind == b'P' && record.text == nonce && ran.exit == Some(0) => {
@@ -344,7 +478,8 @@ pub(super) fn parses(sandbox: &mut Sandbox, sources: &[&str]) -> Result<Vec<Opti
     let mut found = Vec::with_capacity(sources.len());
     while found.len() < sources.len() {
         let start = found.len();
-        let ran = sandbox.process(&json!({ "mode": "parse", "sources": sources, "start": start }), b"", &limits)?;
+        let ran =
+            sandbox.process(Process::of(&json!({ "mode": "parse", "sources": sources, "start": start })), &limits)?;
         for record in ran.records {
             match record.kind {
                 b'R' => found.push(None),

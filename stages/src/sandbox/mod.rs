@@ -7,8 +7,9 @@
 //! everything that it started ends, and when the runner is killed, so are the zygote and the child.
 //!
 //! **A verdict is made here, in Rust, from serialised outputs.** Expected values never enter the process that runs a program,
-//! nor any memory that it inherits: the zygote sees neither programs nor tests. The named exception is test code that must run
-//! next to the program (style `assert`), whose verdicts say `trust: weak`.
+//! nor any memory that it inherits: the zygote sees neither programs nor tests. Test code (style `assert`) runs in a second jailed
+//! process that calls the program's functions from afar. The named exception is test code that needs what cannot cross between two
+//! processes: it runs next to the program, and its verdicts say `trust: weak`.
 //!
 //! Memory is limited per process by `RLIMIT_DATA`, and over all processes of a program by the supervisor, which looks every
 //! 10-50 ms; a control group would be tighter and is not used yet.
@@ -16,6 +17,7 @@
 mod compare;
 mod isolation;
 mod judge;
+mod language;
 mod reach;
 mod seccomp;
 mod tether;
@@ -27,12 +29,15 @@ mod tests;
 pub use compare::{OutputComparator, ValueComparator};
 pub use isolation::{Feature, Grade, Isolation, MissingFeature};
 pub use judge::{Judgement, Program, Trust, Verdict};
+pub use language::{Language, LanguageError, Toolchain};
 pub use zygote::Interpreter;
 
 use crate::stage::StageError;
 pub(crate) use reach::{Reach, environment};
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError, RwLock};
 pub(crate) use tether::Tethered;
-use zygote::Zygote;
+use zygote::{Process, Ran, Reason, Zygote};
 
 /// What a sandbox is to be.
 #[derive(Debug, Clone)]
@@ -44,11 +49,24 @@ pub struct Config {
     pub floor: Grade,
     /// Features to do without even where the machine has them.
     pub without: Vec<Feature>,
+    /// What programs are written in, where it is not Python.
+    pub language: Option<Toolchain>,
+    /// The core that programs run on, so that what they take can be compared; any where it is not said.
+    pub pinned: Option<usize>,
+    /// Where programs write if the machine has no namespaces; the system's folder for temporary files where it is not said.
+    pub scratch: Option<PathBuf>,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { interpreter: "python3".into(), floor: Grade::Partial, without: Vec::new() }
+        Self {
+            interpreter: "python3".into(),
+            floor: Grade::Partial,
+            without: Vec::new(),
+            language: None,
+            pinned: None,
+            scratch: None,
+        }
     }
 }
 
@@ -71,6 +89,13 @@ pub struct Limits {
     pub stop_at_first_failure: bool,
     /// After so many time-outs the other tests are not run, and count as not passed.
     pub max_timeouts: u32,
+}
+
+impl Limits {
+    /// Wall seconds of one process.
+    pub(crate) fn wall_s(&self) -> f64 {
+        self.cpu_s * self.wall_factor.max(5.0)
+    }
 }
 
 impl Default for Limits {
@@ -137,6 +162,18 @@ pub enum SandboxError {
     System(#[from] nix::Error),
 }
 
+impl From<LanguageError> for StageError {
+    fn from(error: LanguageError) -> Self {
+        match error {
+            LanguageError::Tools { path, command, problem } => Self::Missing {
+                what: format!("what `{command}` of {} runs", path.display()),
+                fix: format!("install it, or mend it: {problem}"),
+            },
+            other => Self::failed(other.to_string()),
+        }
+    }
+}
+
 impl From<SandboxError> for StageError {
     fn from(error: SandboxError) -> Self {
         match error {
@@ -149,12 +186,14 @@ impl From<SandboxError> for StageError {
     }
 }
 
-/// A place to run untrusted Python programs in. Several at a time are several sandboxes.
+/// A place to run untrusted programs in. Several at a time are several sandboxes.
 #[derive(Debug)]
 pub struct Sandbox {
     interpreter: Interpreter,
     config: Config,
     zygote: Zygote,
+    /// Held for reading while a process runs, for writing while one is to be alone.
+    crowd: Arc<RwLock<()>>,
 }
 
 impl Sandbox {
@@ -168,7 +207,23 @@ impl Sandbox {
         if zygote.isolation.grade < config.floor {
             return Err(SandboxError::Isolation { isolation: zygote.isolation.clone(), floor: config.floor });
         }
-        Ok(Self { interpreter, config, zygote })
+        Ok(Self { interpreter, config, zygote, crowd: Arc::default() })
+    }
+
+    /// Opens so many sandboxes to be used at a time, at least one. They know of each other: what has only waited too long in one is
+    /// run again while the others stand still.
+    ///
+    /// # Errors
+    /// As [`Sandbox::open`].
+    pub fn open_many(config: &Config, count: usize) -> Result<Vec<Self>, SandboxError> {
+        let crowd = Arc::<RwLock<()>>::default();
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        (0..count.max(1))
+            .map(|number| {
+                let pinned = config.pinned.map(|first| (first + number) % cores);
+                Ok(Self { crowd: crowd.clone(), ..Self::open(Config { pinned, ..config.clone() })? })
+            })
+            .collect()
     }
 
     /// The interpreter that programs run on.
@@ -197,17 +252,32 @@ impl Sandbox {
         judge::parses(self, sources)
     }
 
-    /// One process; a zygote that has died or does not answer is replaced once.
-    fn process(
-        &mut self,
-        request: &serde_json::Value,
-        stdin: &[u8],
-        limits: &Limits,
-    ) -> Result<zygote::Ran, SandboxError> {
-        match self.zygote.run(request, stdin, limits) {
+    /// One process; as [`Sandbox::processes`].
+    fn process(&mut self, process: Process<'_>, limits: &Limits) -> Result<Ran, SandboxError> {
+        self.processes(&[process], limits)?.pop().ok_or(SandboxError::Gone)
+    }
+
+    /// One process or two that are linked. Where one has only waited too long, all of it is run again while no other sandbox runs
+    /// anything: a machine that is busy must not fail a program. Returns what became of each.
+    fn processes(&mut self, processes: &[Process<'_>], limits: &Limits) -> Result<Vec<Ran>, SandboxError> {
+        let crowd = self.crowd.clone();
+        let ran = {
+            let _one_of_many = crowd.read().unwrap_or_else(PoisonError::into_inner);
+            self.once(processes, limits)?
+        };
+        if ran.iter().all(|ran| ran.reason != Some(Reason::Wall)) {
+            return Ok(ran);
+        }
+        let _alone = crowd.write().unwrap_or_else(PoisonError::into_inner);
+        self.once(processes, limits)
+    }
+
+    /// A zygote that has died or does not answer is replaced once.
+    fn once(&mut self, processes: &[Process<'_>], limits: &Limits) -> Result<Vec<Ran>, SandboxError> {
+        match self.zygote.run(processes, limits) {
             Err(SandboxError::Gone | SandboxError::Stuck) => {
                 self.zygote = Zygote::start(&self.interpreter, &self.config)?;
-                self.zygote.run(request, stdin, limits)
+                self.zygote.run(processes, limits)
             }
             other => other,
         }

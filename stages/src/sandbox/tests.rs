@@ -25,11 +25,19 @@ fn tests(style: TestStyle, cases: &[(&str, &str)], code: Option<&str>) -> Tests 
         style,
         cases: cases.iter().map(|(input, output)| case(input, output)).collect(),
         code: code.map(Into::into),
+        setup: None,
     }
 }
 
 fn judged(source: &str, entry_point: Option<&str>, tests: &Tests, limits: &Limits) -> Judgement {
-    let program = Program { source, entry_point, tests, output: OutputComparator::Lines, value: ValueComparator::PyEq };
+    let program = Program {
+        source,
+        entry_point,
+        tests,
+        output: OutputComparator::Lines,
+        value: ValueComparator::PyEq,
+        coverage: false,
+    };
     sandbox().run(&program, limits).expect("judged")
 }
 
@@ -55,7 +63,14 @@ fn expect(found: &Judgement, verdict: Verdict, passed: u32) {
 
 /// A program that reads and prints, judged line by line.
 fn script<'a>(source: &'a str, tests: &'a Tests) -> Program<'a> {
-    Program { source, entry_point: None, tests, output: OutputComparator::Lines, value: ValueComparator::PyEq }
+    Program {
+        source,
+        entry_point: None,
+        tests,
+        output: OutputComparator::Lines,
+        value: ValueComparator::PyEq,
+        coverage: false,
+    }
 }
 
 #[test]
@@ -253,7 +268,7 @@ fn nobody_passes_test_code_by_the_known_tricks() {
     let test = "def check(candidate):\n    assert abs(candidate(1) - 41) < 1e-6\n    assert candidate(2) == 42\n";
     let honest = assert_code("def f(x): return x + 40", test);
     expect(&honest, Verdict::Passed, 1);
-    assert_eq!(honest.trust, Trust::Weak);
+    assert_eq!(honest.trust, Trust::Full);
     expect(&assert_code("def f(x): return x", test), Verdict::Wrong, 0);
     for source in [
         "import os\nos._exit(0)",
@@ -277,6 +292,125 @@ fn nobody_passes_test_code_by_the_known_tricks() {
     expect(&assert_code(fake, "import math\nassert math.isclose(f(1), 41)"), Verdict::Wrong, 0);
     let fake = "class math:\n    isclose = lambda *a, **k: True\ndef f(x): return 0";
     assert_ne!(assert_code(fake, "assert math.isclose(f(1), 41)").verdict, Verdict::Passed);
+}
+
+/// Test code that can be judged from outside, and what it sees of the program.
+#[test]
+fn test_code_calls_the_program_from_another_process() {
+    for (source, code) in [
+        ("def f(a): a.append(1); return len(a)", "a = []\nassert f(a) == 1 and a == [1] and f(a) == 2"),
+        (
+            "def f(d): d['x'][0].add(1); d.pop('y')",
+            "d = {'x': ({0},), 'y': 2}\ns = d['x'][0]\nassert f(d) is None\nassert d == {'x': ({0, 1},)} and s == {0, 1}",
+        ),
+        ("def f(x, *, y=2): return x * y", "assert f(2) == 4 and f(2, y=5) == 10"),
+        ("def g(x): return x + 1\ndef f(x): return g(x)", "assert f(1) == g(1)"),
+        ("LIMIT = [1, (2,)]\ndef f(): return LIMIT", "assert f() == LIMIT == [1, (2,)]"),
+        ("import math as m\ndef f(x): return m.sqrt(x)", "assert m.isclose(f(2), 1.41421356, rel_tol=1e-6)"),
+        (
+            "def f(x):\n    if x < 0: raise ValueError('negative')\n    return x",
+            "try:\n    f(-1)\n    assert False\nexcept ValueError as error:\n    assert str(error) == 'negative'",
+        ),
+        (
+            "class Bad(KeyError): pass\ndef f(x): raise Bad(x)",
+            "import unittest\nclass T(unittest.TestCase):\n    def test(self):\n        with self.assertRaises(KeyError): f(1)",
+        ),
+        (
+            "from collections import Counter, namedtuple\nP = namedtuple('P', 'a b')\ndef f(x): return Counter(x), P(1, 2)",
+            "assert f('aa') == ({'a': 2}, (1, 2))",
+        ),
+        (
+            "def f(x): return float('nan'), -0.0, 1e400, 2**300, -3+2j, b'\\xff', '\\n\\ud800', frozenset({1}), ..., None",
+            "n, *rest = f(1)\nassert n != n and rest == [0.0, float('inf'), 2**300, -3+2j, b'\\xff', '\\n\\ud800', frozenset({1}), ..., None]",
+        ),
+        ("import re\ndef f(x): return re.match('a', x)", "assert f('a')\nassert not f('b')"),
+        ("class Solution:\n    def f(self, x): return x + 1", "assert f(1) == 2"),
+        (
+            "import functools\n@functools.lru_cache\ndef f(x): return x if x < 2 else f(x - 1) + f(x - 2)",
+            "assert f(50) == 12586269025",
+        ),
+        (
+            "def f(n): return list(range(n))",
+            "import random\nfor _ in range(300):\n    n = random.randint(0, 50)\n    assert f(n) == list(range(n))",
+        ),
+    ] {
+        let found = assert_code(source, code);
+        assert_eq!((found.verdict, found.trust), (Verdict::Passed, Trust::Full), "{source}\n{code}: {found:?}");
+    }
+}
+
+/// What cannot cross between two processes is judged in one, and says so.
+#[test]
+fn test_code_that_needs_the_programs_own_objects_is_trusted_less() {
+    for (source, code) in [
+        (
+            "class Stack:\n    def __init__(self): self.items = []\n    def push(self, x): self.items.append(x)\ndef f(): return Stack()",
+            "s = f()\ns.push(1)\nassert s.items == [1]",
+        ),
+        ("class Stack:\n    size = 3\ndef f(): return 1", "assert Stack().size == 3"),
+        ("def f(x):\n    yield x", "assert list(f(1)) == [1]"),
+        ("def f(x): return x", "a = [1]\nassert f(a) is a"),
+        ("def f(g): return g(2)", "assert f(lambda x: x + 1) == 3"),
+        (
+            "from collections import namedtuple\nP = namedtuple('P', 'a b')\ndef f(): return P(1, 2)",
+            "assert f().b == 2",
+        ),
+        ("def f(x):\n    'Doc.'\n    return x", "assert f.__doc__ == 'Doc.'"),
+        (
+            "from fractions import Fraction\ndef f(): return Fraction(1, 2)",
+            "from fractions import Fraction\nassert f() == Fraction(1, 2)",
+        ),
+        (
+            "def f(): print('hi')",
+            "import io, contextlib\nout = io.StringIO()\nwith contextlib.redirect_stdout(out): f()\nassert out.getvalue() == 'hi\\n'",
+        ),
+    ] {
+        let found = assert_code(source, code);
+        assert_eq!((found.verdict, found.trust), (Verdict::Passed, Trust::Weak), "{source}\n{code}: {found:?}");
+        let wrong = assert_code(&format!("{source}\ndef f(*args): raise ValueError\nclass Stack: size = 0"), code);
+        assert_ne!(wrong.verdict, Verdict::Passed, "{code}: {wrong:?}");
+    }
+}
+
+#[test]
+fn a_test_that_cannot_run_is_no_fault_of_the_program() {
+    fn program(tests: &Tests) -> Program<'_> {
+        Program { entry_point: Some("f"), ..script("def f(x): return x", tests) }
+    }
+    let mut faulty = tests(TestStyle::Assert, &[], Some("assert f(1) =="));
+    for code in ["assert f(1) ==", "import a_module_of_nowhere\nassert f(1) == 1"] {
+        faulty.code = Some(code.into());
+        let error = sandbox().run(&program(&faulty), &limits()).expect_err("a faulty test");
+        assert!(matches!(error, SandboxError::Test { .. }), "{error}");
+    }
+    let unreadable = tests(TestStyle::Call, &[("(1,)", "1"), ("(1, oops)", "1")], None);
+    let error = sandbox().run(&program(&unreadable), &limits()).expect_err("a faulty input");
+    assert!(matches!(error, SandboxError::Test { index: 2, .. }), "{error}");
+    // A program whose own import fails, or that pretends that the arguments were unreadable, has failed by itself.
+    let test = "assert f(1) == 1";
+    assert_eq!(assert_code("import a_module_of_nowhere\ndef f(x): return x", test).verdict, Verdict::Error);
+    assert_eq!(assert_code("def f(x): import a_module_of_nowhere", test).verdict, Verdict::Error);
+    let liar = "import os\nos.write(63, b'T 0 3\\nbad\\n')\ndef f(x): return x";
+    assert_eq!(call(liar, &[("(1,)", "1")]).verdict, Verdict::Error);
+}
+
+#[test]
+fn the_lines_that_ran_are_told_where_it_is_asked() {
+    let source = "def f(x):\n    if x > 1:\n        return 2\n    return 1\n\ndef unused():\n    pass\n";
+    let covered = |tests: &Tests| {
+        let program = Program { entry_point: Some("f"), coverage: true, ..script(source, tests) };
+        let found = sandbox().run(&program, &limits()).expect("judged");
+        (found.verdict, found.covered_lines.expect("asked for").into_iter().collect::<Vec<_>>())
+    };
+    let all = tests(TestStyle::Call, &[("(1,)", "1"), ("(2,)", "2")], None);
+    assert_eq!(covered(&all), (Verdict::Passed, vec![1, 2, 3, 4, 6]));
+    let some = tests(TestStyle::Call, &[("(2,)", "2")], None);
+    assert_eq!(covered(&some), (Verdict::Passed, vec![1, 2, 3, 6]));
+    let code = tests(TestStyle::Assert, &[], Some("assert f(0) == 1"));
+    assert_eq!(covered(&code), (Verdict::Passed, vec![1, 2, 4, 6]));
+    let weak = tests(TestStyle::Assert, &[], Some("assert f.__name__ == 'f' and f(0) == 1"));
+    assert_eq!(covered(&weak), (Verdict::Passed, vec![1, 2, 4, 6]));
+    assert_eq!(call(source, &[("(1,)", "1")]).covered_lines, None);
 }
 
 #[test]
@@ -341,9 +475,11 @@ fn swarms_and_floods_end_with_the_program() {
 #[test]
 fn a_program_that_waits_is_ended_by_the_wall_clock_after_a_second_try() {
     let short = Limits { cpu_s: 0.1, ..limits() };
+    let begin = std::time::Instant::now();
     let found = judged("import time\ntime.sleep(100)", None, &tests(TestStyle::Stdio, &[("", "x")], None), &short);
     assert_eq!(found.verdict, Verdict::Timeout);
-    assert!(found.wall_s >= 1.0, "{found:?}");
+    // Each of the two tries had half a second.
+    assert!(found.wall_s >= 0.4 && begin.elapsed().as_secs_f64() >= 1.0, "{found:?}");
 }
 
 #[test]
@@ -397,6 +533,7 @@ fn a_program_without_tests_is_not_judged() {
         tests: &tests,
         output: OutputComparator::Lines,
         value: ValueComparator::PyEq,
+        coverage: false,
     };
     assert!(matches!(sandbox().run(&program, &limits()), Err(SandboxError::Test { .. })));
 }

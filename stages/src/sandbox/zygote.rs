@@ -1,7 +1,7 @@
 //! The zygote's other end: starts it, hands it programs, reads what became of them.
 
 use super::isolation::Isolation;
-use super::{Config, Limits, SandboxError, seccomp};
+use super::{Config, Feature, Limits, SandboxError, Toolchain, seccomp};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::socket::{
     AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, SockaddrStorage, recv, send, sendmsg, setsockopt,
@@ -13,12 +13,15 @@ use serde_json::{Value as Json, json};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{IoSlice, Read, Seek, SeekFrom, Write};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-/// The program that the zygote runs.
-const SCRIPT: &str = include_str!("zygote.py");
+/// The program that the zygote runs: three files that are one script.
+const SCRIPT: &str =
+    concat!(include_str!("python/jail.py"), include_str!("python/modes.py"), include_str!("python/zygote.py"));
+/// How much of the standard error is read, in bytes.
+const MOST_STDERR: u64 = 2000;
 /// Asks an interpreter what it is, and which of the machine's files it needs.
 const ASK: &str = "\
 import json, os, sys, sysconfig
@@ -89,9 +92,10 @@ pub(super) struct Zygote {
     control: OwnedFd,
     /// How programs are shut in.
     pub(super) isolation: Isolation,
-    /// Where Landlock alone guards the files, programs write here; emptied after each.
-    work: PathBuf,
-    _folder: tempfile::TempDir,
+    /// Where there are no namespaces, programs write here; emptied after each.
+    work: Option<tempfile::TempDir>,
+    /// Whether the addresses that a process reserves are limited too. Python uses what it reserves; other run times reserve a multiple.
+    limits_addresses: bool,
 }
 
 #[derive(Deserialize)]
@@ -125,6 +129,24 @@ pub(super) enum Reason {
     Memory,
 }
 
+/// What a process is to do.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Process<'a> {
+    /// What its mode is, and what that mode needs.
+    pub(super) request: &'a Json,
+    /// Its standard input.
+    pub(super) stdin: &'a [u8],
+    /// A file that was compiled before.
+    pub(super) artifact: Option<&'a File>,
+}
+
+impl<'a> Process<'a> {
+    /// A process without input.
+    pub(super) fn of(request: &'a Json) -> Self {
+        Self { request, stdin: b"", artifact: None }
+    }
+}
+
 /// What became of one process.
 #[derive(Debug)]
 pub(super) struct Ran {
@@ -135,6 +157,10 @@ pub(super) struct Ran {
     pub(super) cpu_s: f64,
     pub(super) peak_memory_bytes: u64,
     pub(super) stdout: Vec<u8>,
+    /// The beginning of it.
+    pub(super) stderr: Vec<u8>,
+    /// What it wrote as its result: records, or the file that it was to make.
+    pub(super) result: File,
     pub(super) records: Vec<Record>,
 }
 
@@ -150,11 +176,11 @@ impl Zygote {
     /// Starts a zygote; without namespaces where building the jail with them failed half-way.
     pub(super) fn start(interpreter: &Interpreter, config: &Config) -> Result<Self, SandboxError> {
         let mut disable: Vec<&str> = config.without.iter().map(|feature| feature.name()).collect();
-        match Self::start_once(interpreter, &disable)? {
+        match Self::start_once(interpreter, config, &disable)? {
             Ok(zygote) => Ok(zygote),
             Err(problem) => {
                 disable.push("namespaces");
-                let mut zygote = Self::start_once(interpreter, &disable)?
+                let mut zygote = Self::start_once(interpreter, config, &disable)?
                     .map_err(|again| SandboxError::Start(format!("{problem}; {again}")))?;
                 for missing in &mut zygote.isolation.missing {
                     if problem.starts_with(missing.feature.name()) {
@@ -166,19 +192,28 @@ impl Zygote {
         }
     }
 
-    fn start_once(interpreter: &Interpreter, disable: &[&str]) -> Result<Result<Self, String>, SandboxError> {
-        let folder = tempfile::Builder::new().prefix("ablate-sandbox-").tempdir()?;
-        let (root, work) = (folder.path().join("root"), folder.path().join("work"));
-        std::fs::create_dir(&root)?;
-        std::fs::create_dir(&work)?;
-        let config = json!({
-            "root": root, "work": work, "visible": interpreter.visible, "disable": disable,
+    fn start_once(
+        interpreter: &Interpreter,
+        config: &Config,
+        disable: &[&str],
+    ) -> Result<Result<Self, String>, SandboxError> {
+        let work = if disable.contains(&Feature::Namespaces.name()) {
+            let folder = config.scratch.clone().unwrap_or_else(std::env::temp_dir);
+            Some(tempfile::Builder::new().prefix("ablate-sandbox-").tempdir_in(folder)?)
+        } else {
+            None
+        };
+        let mut visible = interpreter.visible.clone();
+        let more = config.language.as_ref().map(Toolchain::visible).unwrap_or_default();
+        visible.extend(more.iter().filter(|path| !interpreter.visible.contains(path)).cloned());
+        let settings = json!({
+            "work": work.as_ref().map(tempfile::TempDir::path), "visible": visible, "disable": disable, "pinned": config.pinned,
             "filters": seccomp::filters()?, "no_namespace_filter": seccomp::no_namespace_filter()?,
         });
         let (control, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
         let log = memory_file("log", b"")?;
         let child = Command::new(&interpreter.exe)
-            .args(["-s", "-S", "-B", "-c", SCRIPT, &config.to_string()])
+            .args(["-s", "-S", "-B", "-c", SCRIPT, &settings.to_string()])
             .env_clear()
             .envs([("LANG", "C.UTF-8"), ("TZ", "UTC"), ("PYTHONHASHSEED", "0")])
             .current_dir("/")
@@ -189,9 +224,9 @@ impl Zygote {
             .map_err(|error| SandboxError::Start(format!("{}: {error}", interpreter.exe.display())))?;
         setsockopt(&control, sockopt::ReceiveTimeout, &TimeVal::seconds(60))?;
         let isolation = Isolation::graded(Vec::new(), &BTreeMap::new());
-        let mut zygote = Self { child, control, isolation, work, _folder: folder };
+        let mut zygote = Self { child, control, isolation, work, limits_addresses: config.language.is_none() };
         let answer = zygote.receive().map_err(|error| {
-            let said = contents(log, 2000).unwrap_or_default();
+            let said = contents(&log, MOST_STDERR).unwrap_or_default();
             SandboxError::Start(format!("the zygote said nothing ({error}): {}", String::from_utf8_lossy(&said).trim()))
         })?;
         let hello: Hello = serde_json::from_slice(&answer).map_err(|error| SandboxError::Start(error.to_string()))?;
@@ -217,23 +252,34 @@ impl Zygote {
         }
     }
 
-    /// Runs one process. `Err(Gone)` where the zygote itself has died, `Err(Stuck)` where it does not answer.
-    pub(super) fn run(&mut self, request: &Json, stdin: &[u8], limits: &Limits) -> Result<Ran, SandboxError> {
-        let wall_s = limits.cpu_s * limits.wall_factor.max(5.0);
+    /// Runs one process, or two that are linked, until the last one ends. `Err(Gone)` where the zygote itself has died, `Err(Stuck)`
+    /// where it does not answer.
+    pub(super) fn run(&mut self, processes: &[Process<'_>], limits: &Limits) -> Result<Vec<Ran>, SandboxError> {
+        let wall_s = limits.wall_s();
+        // A program that was compiled lies in the work folder beside what it writes.
+        let artifact = match processes {
+            [Process { artifact: Some(artifact), .. }] => Some(*artifact),
+            _ => None,
+        };
+        let given = artifact.map_or(Ok(0), |file| file.metadata().map(|metadata| metadata.len()))?;
         let header = json!({
-            "cpu": limits.cpu_s, "wall": wall_s, "memory": limits.memory_bytes, "output": limits.output_bytes,
-            "tmpfs": limits.work_bytes, "processes": limits.processes,
+            "cpu": limits.cpu_s, "wall": wall_s, "memory": limits.memory_bytes,
+            "address_space": self.limits_addresses.then(|| limits.memory_bytes * 4 + (2 << 30)),
+            "output": limits.output_bytes.max(given), "tmpfs": limits.work_bytes + given, "processes": limits.processes,
+            "linked": processes.len() == 2,
         });
-        let [stdout, stderr, result] = ["stdout", "stderr", "result"].map(|name| memory_file(name, b""));
-        let (stdout, stderr, result) = (stdout?, stderr?, result?);
-        let files = [
-            &memory_file("request", request.to_string().as_bytes())?,
-            &memory_file("stdin", stdin)?,
-            &stdout,
-            &stderr,
-            &result,
-        ];
-        let fds = files.map(AsRawFd::as_raw_fd);
+        let mut files = Vec::with_capacity(processes.len());
+        for process in processes {
+            let request = memory_file("request", process.request.to_string().as_bytes())?;
+            let stdin = memory_file("stdin", process.stdin)?;
+            let [stdout, stderr, result] = ["stdout", "stderr", "result"].map(|name| memory_file(name, b""));
+            files.push([request, stdin, stdout?, stderr?, result?]);
+        }
+        let mut fds: Vec<RawFd> = files.iter().flatten().map(AsRawFd::as_raw_fd).collect();
+        if let Some(mut artifact) = artifact {
+            artifact.seek(SeekFrom::Start(0))?;
+            fds.push(artifact.as_raw_fd());
+        }
         let message = header.to_string();
         // The supervisor keeps the limits; this is for the case that it is itself stuck or stopped.
         setsockopt(&self.control, sockopt::ReceiveTimeout, &TimeVal::seconds(wall_s as i64 + 60))?;
@@ -249,24 +295,30 @@ impl Zygote {
             nix::Error::EAGAIN => SandboxError::Stuck,
             _ => SandboxError::Gone,
         })?;
-        let ended: Ended = serde_json::from_slice(&answer).map_err(|error| SandboxError::Jail(error.to_string()))?;
-        if let Some(problem) = ended.setup {
+        let ended: Vec<Ended> =
+            serde_json::from_slice(&answer).map_err(|error| SandboxError::Jail(error.to_string()))?;
+        if let Some(problem) = ended.iter().find_map(|ended| ended.setup.clone()) {
             return Err(SandboxError::Jail(problem));
         }
-        if self.isolation.missing.iter().any(|missing| missing.feature == super::Feature::Namespaces) {
-            empty(&self.work)?;
+        if let Some(work) = &self.work {
+            empty(work.path())?;
         }
         let most = limits.output_bytes + 1;
-        Ok(Ran {
-            exit: ended.exit,
-            signal: ended.signal,
-            reason: ended.reason,
-            wall_s: ended.wall_s,
-            cpu_s: ended.cpu_s,
-            peak_memory_bytes: ended.peak_memory_bytes,
-            stdout: contents(stdout, most)?,
-            records: records(&contents(result, most)?),
-        })
+        let ran = |(ended, [_, _, stdout, stderr, result]): (Ended, [File; 5])| {
+            Ok(Ran {
+                exit: ended.exit,
+                signal: ended.signal,
+                reason: ended.reason,
+                wall_s: ended.wall_s,
+                cpu_s: ended.cpu_s,
+                peak_memory_bytes: ended.peak_memory_bytes,
+                stdout: contents(&stdout, most)?,
+                stderr: contents(&stderr, MOST_STDERR)?,
+                records: records(&contents(&result, most)?),
+                result,
+            })
+        };
+        ended.into_iter().zip(files).map(ran).collect()
     }
 }
 
@@ -317,7 +369,7 @@ fn memory_file(name: &str, bytes: &[u8]) -> std::io::Result<File> {
     Ok(file)
 }
 
-fn contents(mut file: File, most: u64) -> std::io::Result<Vec<u8>> {
+fn contents(mut file: &File, most: u64) -> std::io::Result<Vec<u8>> {
     file.seek(SeekFrom::Start(0))?;
     let mut bytes = Vec::new();
     file.take(most).read_to_end(&mut bytes)?;

@@ -144,7 +144,7 @@ fn all_families() -> Vec<Family> {
 impl Stage for Synthesize {
     type Params = Params;
     const NAME: &'static str = "synthesize";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const ABOUT: &'static str = "Makes programming problems by procedure: an English question, a reference solution with if / for / while / def, and tests that kill its mutants. No two splits share a composition.";
     const EXAMPLE: &'static str = "
 problems: { use: synthesize, with: { split: align, count: 8, seed: 1 } }
@@ -338,7 +338,7 @@ fn problem(params: &Params, task: Task) -> Problem {
         solutions: vec![module.print()],
         starter_code: None,
         entry_point: Some("solve".to_owned()),
-        tests: Tests { style: TestStyle::Call, cases, code: None },
+        tests: Tests { style: TestStyle::Call, cases, code: None, setup: None },
         source,
         difficulty: None,
     }

@@ -1,0 +1,208 @@
+# ---- the supervisor: forks, watches, reaps -------------------------------------------------------------------------------
+
+
+def fork(pidfd):
+    if not STATE.flags:
+        pid = os.fork()
+        return pid
+    return check(LIBC.syscall(SYS_CLONE, STATE.flags | CLONE_PIDFD | signal.SIGCHLD, None, ctypes.byref(pidfd), None, None), "clone")
+
+
+def read_proc(path):
+    fd = os.open(path, os.O_RDONLY, dir_fd=STATE.proc)
+    try:
+        return os.read(fd, 65536)
+    finally:
+        os.close(fd)
+
+
+def usage_of_tree(pid):
+    """CPU seconds and resident bytes of a process and all that it started, now."""
+    cpu = memory = 0
+    todo = [pid]
+    while todo:
+        now = todo.pop()
+        try:
+            fields = read_proc("%d/stat" % now).rsplit(b")", 1)[1].split()
+            cpu += int(fields[11]) + int(fields[12]) + int(fields[13]) + int(fields[14])
+            memory += int(fields[21]) * PAGE
+            for task in os.listdir("/proc/%d/task" % now) if not STATE.full_root else list_tasks(now):
+                todo += [int(found) for found in read_proc("%d/task/%s/children" % (now, task)).split()]
+        except (OSError, IndexError, ValueError):
+            continue
+    return cpu / TICKS, memory
+
+
+def list_tasks(pid):
+    fd = os.open("%d/task" % pid, os.O_RDONLY | os.O_DIRECTORY, dir_fd=STATE.proc)
+    try:
+        return os.listdir(fd)
+    finally:
+        os.close(fd)
+
+
+def kill(pid):
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+
+
+def kill_orphans():
+    """Without a pid namespace what a program left behind is handed to the zygote, which ends it."""
+    while True:
+        try:
+            left = [int(x) for x in read_proc("self/task/%d/children" % os.getpid()).split()]
+        except OSError:
+            left = []
+        for pid in left:
+            kill(pid)
+        # Never waits for one: a child of what was just killed is handed over in its turn, alive, and has to be found first.
+        try:
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        except ChildProcessError:
+            return
+        time.sleep(0.001)
+
+
+class Child:
+    """A jailed process and what is known of it."""
+
+    def __init__(self, header, fds):
+        self.begin = time.monotonic()
+        self.ready, ready_write = os.pipe()
+        number = ctypes.c_int(-1)
+        self.pid = fork(number)
+        if self.pid == 0:
+            child(header, fds, ready_write)
+        os.close(ready_write)
+        self.pidfd = number.value if STATE.flags else os.pidfd_open(self.pid)
+        self.reason, self.peak, self.dismissed = None, 0, False
+
+    def look(self, header):
+        """Ends it where a limit is passed."""
+        cpu, memory = usage_of_tree(self.pid)
+        self.peak = max(self.peak, memory)
+        if self.reason is None:
+            if cpu > header["cpu"]:
+                self.reason = "cpu"
+            elif memory > header["memory"]:
+                self.reason = "memory"
+            elif time.monotonic() - self.begin > header["wall"]:
+                self.reason = "wall"
+            if self.reason:
+                kill(self.pid)
+
+    def reap(self, header):
+        """Waits for its end. Returns what became of it."""
+        _, status, usage = os.wait4(self.pid, 0)
+        now = time.monotonic()
+        os.close(self.pidfd)
+        ready = os.read(self.ready, 600)
+        os.close(self.ready)
+        cpu = usage.ru_utime + usage.ru_stime
+        if self.reason is None and os.WIFSIGNALED(status) and cpu > header["cpu"]:
+            self.reason = "cpu"
+        begun = ready[2:].split() if ready.startswith(b"1 ") else None
+        return {
+            "setup": None if begun else ready.decode("utf-8", "replace") or "the child died while it was shut in",
+            "exit": os.WEXITSTATUS(status) if os.WIFEXITED(status) else None,
+            "signal": os.WTERMSIG(status) if os.WIFSIGNALED(status) and not self.dismissed else None,
+            "reason": self.reason,
+            "wall_s": max(now - (int(begun[1]) / 1e9 if begun else self.begin), 0.0),
+            "cpu_s": max(cpu - (int(begun[0]) / 1e9 if begun else 0.0), 0.0),
+            "peak_memory_bytes": max(self.peak, usage.ru_maxrss * 1024),
+        }
+
+
+def supervise(header, fds):
+    """Runs one child to its end, or two that are linked: the last one's end ends the other. Returns what became of each."""
+    groups = [fds]
+    if header["linked"]:
+        ends = [end.detach() for end in socket.socketpair()]
+        fds += ends
+        groups = [fds[0:5] + ends[:1], fds[5:10] + ends[1:]]
+    children = []
+    try:
+        for group in groups:
+            children.append(Child(header, group))
+    except BaseException:
+        for one in children:
+            kill(one.pid)
+            one.reap(header)
+        raise
+    finally:
+        for fd in fds:
+            os.close(fd)
+    last = children[-1]
+    poller = select.poll()
+    poller.register(last.pidfd, select.POLLIN)
+    poller.register(CONTROL.fileno(), 0)
+    tick = 10
+    while True:
+        events = [fd for fd, _ in poller.poll(tick)]
+        if last.pidfd in events:
+            break
+        if CONTROL.fileno() in events:
+            for one in children:  # the runner is gone
+                kill(one.pid)
+                os.waitpid(one.pid, 0)
+            os._exit(0)
+        tick = min(tick * 2, 50)
+        for one in children:
+            one.look(header)
+    for one in children[:-1]:
+        if not select.select([one.pidfd], [], [], 0)[0]:
+            one.dismissed = True
+            kill(one.pid)
+    answers = [one.reap(header) for one in children]
+    if not STATE.flags:
+        kill_orphans()
+    return answers
+
+
+def serve():
+    while True:
+        data, ancillary, _, _ = CONTROL.recvmsg(4096, socket.CMSG_SPACE(10 * 4))
+        if not data:
+            os._exit(0)
+        fds = array.array("i")
+        for level, kind, raw in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                fds.frombytes(raw[: len(raw) - len(raw) % fds.itemsize])
+        try:
+            answer = supervise(json.loads(data), list(fds))
+        except (Failed, OSError) as error:
+            answer = [{"setup": str(error), "exit": None, "signal": None, "reason": None, "wall_s": 0, "cpu_s": 0, "peak_memory_bytes": 0}]
+        CONTROL.send(json.dumps(answer).encode())
+
+
+os.setsid()
+close_from(3)  # whatever was inherited would be inherited by every program
+# What the module `site` gives to every script, without its search through the file system.
+builtins.exit, builtins.quit = _sitebuiltins.Quitter("exit", ""), _sitebuiltins.Quitter("quit", "")
+builtins.help = _sitebuiltins._Helper()
+CONTROL = socket.socket(fileno=os.dup(0))
+null = os.open("/dev/null", os.O_RDWR)
+os.dup2(null, 0)
+os.dup2(null, 1)
+os.close(null)
+PAGE, TICKS = os.sysconf("SC_PAGE_SIZE"), os.sysconf("SC_CLK_TCK")
+if CONFIG["pinned"] is not None:
+    os.sched_setaffinity(0, {CONFIG["pinned"]})
+ALIVE_READ, ALIVE_WRITE = os.pipe()
+try:
+    STATE = set_up()
+except Failed as error:
+    CONTROL.send(json.dumps({"failed": str(error)}).encode())
+    os._exit(1)
+UID, GID = os.geteuid(), os.getegid()
+BUILTINS = dict(builtins.__dict__)
+MODULES = {name: module for name, module in sys.modules.items() 
+           if name != "__main__" and not name.startswith("_") and type(module) is types.ModuleType}
+PRISTINE = [(module, dict(module.__dict__)) for module in {id(m): m for m in MODULES.values() if m is not sys}.values()]
+CONTROL.send(json.dumps({"in_force": STATE.force, "missing": STATE.missing}).encode())
+gc.collect()
+gc.freeze()
+serve()
