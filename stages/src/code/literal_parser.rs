@@ -12,6 +12,10 @@ const MAX_DEPTH: usize = 100;
 /// Longest result of a repetition such as `[0] * 1000`, in items; largest power, in bits.
 const MAX_SIZE: usize = 10_000_000;
 
+/// Most decimal digits of what the sandbox sends back: reading them takes the square of their number, and Python's side sends long
+/// numbers in hexadecimal.
+const MAX_DIGITS: usize = 5000;
+
 type Parsed<T> = Result<T, LiteralError>;
 
 impl Value {
@@ -411,6 +415,9 @@ impl<'a> Parser<'a> {
             }
         }
         let mut text = self.digits(10);
+        if self.opaque && text.len() > MAX_DIGITS {
+            return self.error("a whole number of this length is written in hexadecimal");
+        }
         let mut float = false;
         if self.peek() == Some(b'.') {
             float = true;

@@ -136,6 +136,10 @@ impl Tally {
 
     /// Counts what a process took and the lines that it ran, and takes the latter out of its records.
     fn count(&mut self, ran: &mut Ran) {
+        // How it ended, where the process that the kernel tells of is not the one that a signal ended.
+        if let Some(killed) = ran.records.iter().find(|record| record.kind == b'K') {
+            ran.signal = i32::try_from(killed.index).ok();
+        }
         ran.records.retain(|record| {
             let is_line = record.kind == b'L';
             self.lines.extend(u32::try_from(record.index).ok().filter(|_| is_line));
@@ -268,10 +272,6 @@ fn run_scripts(
     for (test, case) in cases.iter().enumerate() {
         let mut ran = sandbox.process(Process { request, stdin: case.input.as_bytes(), artifact }, limits)?;
         tally.count(&mut ran);
-        // Programs of other languages have a process above them, which says how they ended.
-        if let Some(killed) = ran.records.iter().find(|record| record.kind == b'K') {
-            ran.signal = i32::try_from(killed.index).ok();
-        }
         if !tally.settle(test, printed(program, case, &ran, limits), limits) {
             break;
         }
@@ -356,7 +356,10 @@ fn run_call(sandbox: &mut Sandbox, program: &Program<'_>, limits: &Limits) -> Re
             break;
         }
         // The process ended before its last case was answered.
-        let early = early_end(&ran, limits).unwrap_or_else(|| {
+        let too_much = ran
+            .is_result_full
+            .then(|| (Verdict::OutputLimit, format!("returned more than {} bytes", limits.output_bytes)));
+        let early = early_end(&ran, limits).or(too_much).unwrap_or_else(|| {
             (Verdict::Error, format!("ended by itself with exit code {} before it returned", ran.exit.unwrap_or(-1)))
         });
         let by_limit = matches!(early.0, Verdict::Timeout | Verdict::Memory | Verdict::OutputLimit);

@@ -95,6 +95,14 @@ pub(super) fn filters() -> Result<Vec<String>, SandboxError> {
     // Sockets of other families than AF_UNIX: asyncio needs a socketpair, nobody needs a network that is not there.
     let other = condition(SeccompCmpOp::Ne, libc::AF_UNIX as u64);
     rules.insert(libc::SYS_socket, vec![rule(vec![other])?]);
+    // What lies in the buffers of sockets counts as nobody's memory, so they keep the size that they have.
+    let option = |number| {
+        let is = |argument, value| SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, value);
+        rule(vec![is(1, libc::SOL_SOCKET as u64), is(2, number)])
+    };
+    let sizes = [libc::SO_SNDBUF, libc::SO_RCVBUF, libc::SO_SNDBUFFORCE, libc::SO_RCVBUFFORCE];
+    let sizes = sizes.into_iter().map(|number| option(number as u64)).collect::<Result<_, _>>()?;
+    rules.insert(libc::SYS_setsockopt, sizes);
     let denied = compiled(rules, libc::EPERM as u32, arch)?;
     Ok(vec![hex(&denied), hex(&unknown_to_libc())])
 }

@@ -339,26 +339,66 @@ fn test_code_calls_the_program_from_another_process() {
     }
 }
 
-/// What cannot cross between two processes is judged in one, and says so.
+/// Objects of the program's own classes stay with the program; the test has stand-ins.
 #[test]
-fn test_code_that_needs_the_programs_own_objects_is_trusted_less() {
+fn test_code_may_use_the_programs_objects_from_afar() {
+    let stack = "class Stack:\n    size = 3\n    def __init__(self): self.items = []\n    def push(self, x): self.items.append(x)\n    \
+                 def __len__(self): return len(self.items)\n    def __iter__(self): return iter(self.items)\ndef f(): return Stack()";
+    let point = "class P:\n    def __init__(self, x): self.x = x\n    def __eq__(self, o): return self.x == o.x\n    \
+                 def __add__(self, o): return P(self.x + o.x)\n    def __lt__(self, o): return self.x < o.x\n    \
+                 def __contains__(self, y): return y == self.x\n    def __enter__(self): return self\n    \
+                 def __exit__(self, *e): self.x = 0\ndef f(x): return P(x)";
     for (source, code) in [
         (
-            "class Stack:\n    def __init__(self): self.items = []\n    def push(self, x): self.items.append(x)\ndef f(): return Stack()",
-            "s = f()\ns.push(1)\nassert s.items == [1]",
+            stack,
+            "s = f()\ns.push([1])\ns.push('a')\nassert s.items == [[1], 'a'] and len(s) == 2 and list(s) == [[1], 'a'] and 'a' in s",
         ),
-        ("class Stack:\n    size = 3\ndef f(): return 1", "assert Stack().size == 3"),
-        ("def f(x):\n    yield x", "assert list(f(1)) == [1]"),
+        (stack, "assert Stack().size == 3 and isinstance(f(), Stack) and not isinstance(1, Stack) and not Stack()"),
+        (
+            stack,
+            "s = f()\ns.size = 4\nassert s.size == 4 and not hasattr(s, 'colour') and s.__class__.__name__ == 'Stack'",
+        ),
+        (
+            point,
+            "assert f(1) == P(1) and f(1) != P(2) and f(1) + P(2) == P(3) and sorted([P(2), f(1)])[0].x == 1 and 1 in P(1)",
+        ),
+        (point, "with P(3) as p:\n    assert p.x == 3\nassert p.x == 0"),
+        (
+            "def f(x):\n    yield x\n    yield [x]",
+            "assert list(f(1)) == [1, [1]]\nfor a, b in zip(f(2), [2, [2]]): assert a == b",
+        ),
+        (
+            "def f(x):\n    'Doc.'\n    return lambda y: x + y",
+            "assert f.__doc__ == 'Doc.' and f(1)(2) == 3 and callable(f)",
+        ),
+        ("def f(g, x): return g(x)\ndef g(x): return x + 1", "assert f(g, 1) == 2"),
+        (
+            "import functools\n@functools.cache\ndef f(x): return x",
+            "f(1); f(1)\nassert f.cache_info().hits == 1 if False else f.cache_info()[0] == 1",
+        ),
+    ] {
+        let found = assert_code(source, code);
+        assert_eq!((found.verdict, found.trust), (Verdict::Passed, Trust::Full), "{source}\n{code}: {found:?}");
+        let wrong =
+            assert_code(&format!("{source}\ndef f(*args): raise ValueError\nclass Stack: size = 0\nP = 1"), code);
+        assert_ne!(wrong.verdict, Verdict::Passed, "{code}: {wrong:?}");
+    }
+}
+
+/// What cannot cross between two processes is judged in one, and says so.
+#[test]
+fn test_code_that_must_run_beside_the_program_is_trusted_less() {
+    for (source, code) in [
         ("def f(x): return x", "a = [1]\nassert f(a) is a"),
         ("def f(g): return g(2)", "assert f(lambda x: x + 1) == 3"),
         (
             "from collections import namedtuple\nP = namedtuple('P', 'a b')\ndef f(): return P(1, 2)",
             "assert f().b == 2",
         ),
-        ("def f(x):\n    'Doc.'\n    return x", "assert f.__doc__ == 'Doc.'"),
+        ("class Bad(Exception): pass\ndef f(): raise Bad", "try:\n    f()\n    assert False\nexcept Bad:\n    pass"),
         (
-            "from fractions import Fraction\ndef f(): return Fraction(1, 2)",
-            "from fractions import Fraction\nassert f() == Fraction(1, 2)",
+            "class A:\n    def g(self): return 1\ndef f(a): return a.g()",
+            "class B(A):\n    def g(self): return 2\nassert f(B()) == 2",
         ),
         (
             "def f(): print('hi')",
@@ -367,7 +407,7 @@ fn test_code_that_needs_the_programs_own_objects_is_trusted_less() {
     ] {
         let found = assert_code(source, code);
         assert_eq!((found.verdict, found.trust), (Verdict::Passed, Trust::Weak), "{source}\n{code}: {found:?}");
-        let wrong = assert_code(&format!("{source}\ndef f(*args): raise ValueError\nclass Stack: size = 0"), code);
+        let wrong = assert_code(&format!("{source}\ndef f(*args): raise ValueError"), code);
         assert_ne!(wrong.verdict, Verdict::Passed, "{code}: {wrong:?}");
     }
 }
@@ -408,7 +448,7 @@ fn the_lines_that_ran_are_told_where_it_is_asked() {
     assert_eq!(covered(&some), (Verdict::Passed, vec![1, 2, 3, 6]));
     let code = tests(TestStyle::Assert, &[], Some("assert f(0) == 1"));
     assert_eq!(covered(&code), (Verdict::Passed, vec![1, 2, 4, 6]));
-    let weak = tests(TestStyle::Assert, &[], Some("assert f.__name__ == 'f' and f(0) == 1"));
+    let weak = tests(TestStyle::Assert, &[], Some("a = f\nassert a is f and f(0) == 1"));
     assert_eq!(covered(&weak), (Verdict::Passed, vec![1, 2, 4, 6]));
     assert_eq!(call(source, &[("(1,)", "1")]).covered_lines, None);
 }
@@ -457,7 +497,7 @@ fn nothing_of_the_host_is_within_reach() {
 fn swarms_and_floods_end_with_the_program() {
     let bomb = "import os\ntry:\n    while True: os.fork()\nexcept OSError:\n    while True: pass";
     assert!(stdio(bomb, &[("", "x")]).verdict >= Verdict::Error);
-    let hogs = "import os\nfor _ in range(8): os.fork()\na = bytearray(200 << 20)\nfor i in range(0, len(a), 4096): a[i] = 1\nimport time\ntime.sleep(3)";
+    let hogs = "import os\nfor _ in range(5): os.fork()\na = bytearray(200 << 20)\nfor i in range(0, len(a), 4096): a[i] = 1\nimport time\ntime.sleep(3)";
     assert_eq!(stdio(hogs, &[("", "x")]).verdict, Verdict::Memory);
     let disk =
         "try:\n    for i in range(1000): open(str(i), 'wb').write(bytes(1 << 19))\nexcept OSError: print('full')";
@@ -497,7 +537,7 @@ fn one_program_leaves_nothing_for_the_next() {
         "import builtins, math, os\nbuiltins.secret = 41\nmath.pi = 3\nopen('/tmp/left', 'w').write('x')\nprint('x')";
     expect(&stdio(first, &[("", "x")]), Verdict::Passed, 1);
     let second = "import math, os, gc\nprint('secret' in dir(__builtins__), round(math.pi, 2), os.listdir('/tmp'))";
-    expect(&stdio(second, &[("", "False 3.14 []")]), Verdict::Passed, 1);
+    expect(&stdio(second, &[("", "False 3.14 ['program.py']")]), Verdict::Passed, 1);
 }
 
 #[test]

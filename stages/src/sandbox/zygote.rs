@@ -30,6 +30,7 @@ paths = [sysconfig.get_path('stdlib'), sysconfig.get_path('platstdlib')]
 if get('Py_ENABLE_SHARED'): paths.append(os.path.join(get('LIBDIR'), get('INSTSONAME')))
 multi = get('MULTIARCH') or ''
 paths += ['/lib', '/lib64', '/usr/lib64', '/usr/lib/' + multi, '/lib/' + multi] if multi else ['/lib', '/lib64', '/usr/lib', '/usr/lib64']
+paths += ['/usr/lib/locale/C.utf8']
 exe = os.path.realpath(sys.executable)
 version = '%s %s' % (sys.implementation.name, '.'.join(map(str, sys.version_info[:3])))
 print(json.dumps({'exe': exe, 'version': version, 'visible': [exe] + paths}))";
@@ -162,6 +163,8 @@ pub(super) struct Ran {
     /// What it wrote as its result: records, or the file that it was to make.
     pub(super) result: File,
     pub(super) records: Vec<Record>,
+    /// Whether the result is as long as the limits allow, so that its end may be missing.
+    pub(super) is_result_full: bool,
 }
 
 /// A line of the result: what the child says of one case. The program can write here too: it speaks for itself alone.
@@ -315,6 +318,7 @@ impl Zygote {
                 stdout: contents(&stdout, most)?,
                 stderr: contents(&stderr, MOST_STDERR)?,
                 records: records(&contents(&result, most)?),
+                is_result_full: result.metadata()?.len() >= limits.output_bytes,
                 result,
             })
         };

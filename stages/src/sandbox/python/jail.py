@@ -27,6 +27,7 @@ MS_RDONLY, MS_NOSUID, MS_NODEV, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 1, 2, 
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS, PR_SET_SUBREAPER = 1, 4, 22, 38, 36
 NOBODY = 65534
 RESULT_FD, READY_FD, REQUEST_FD, RULES_FD, LINK_FD = 63, 62, 61, 60, 59
+STACKS = 512 << 20  # the stacks of threads are reserved whole and used in part; what is used the supervisor sees
 ENVIRONMENT = {"LANG": "C.UTF-8", "TZ": "UTC", "PYTHONHASHSEED": "0", "HOME": "/tmp", "PATH": "/usr/bin:/bin"}
 
 
@@ -109,6 +110,7 @@ def build_root():
             mount("none", target, None, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | kept)
     os.mkdir(folder + "/tmp")
     os.symlink("/tmp", folder + "/dev/shm")
+    os.symlink("/tmp/stdin", folder + "/dev/stdin")
     os.mkdir(folder + "/old")
     pivot = {"x86_64": 155, "aarch64": 41}[MACHINE]
     check(LIBC.syscall(pivot, encoded(folder), encoded(folder + "/old")), "pivot_root")
@@ -248,7 +250,7 @@ def jail(header, fds, ready):
     lowest = lambda kind, value: min(value, resource.getrlimit(kind)[1]) if resource.getrlimit(kind)[1] >= 0 else value
     for kind, value in (
         (resource.RLIMIT_CPU, int(header["cpu"]) + 2),
-        (resource.RLIMIT_DATA, header["memory"]),
+        (resource.RLIMIT_DATA, header["memory"] + STACKS),
         (resource.RLIMIT_AS, header["address_space"]),
         (resource.RLIMIT_FSIZE, header["output"]),
         (resource.RLIMIT_NOFILE, 64),

@@ -17,23 +17,44 @@ def read_proc(path):
 
 
 def usage_of_tree(pid):
-    """CPU seconds and resident bytes of a process and all that it started, now."""
-    cpu = memory = 0
+    """Of a process and all that it started, now: CPU seconds of each, CPU seconds of those that were waited for, resident bytes, and
+    where in /proc each is found."""
+    own, waited, memory, processes = {}, 0, 0, []
     todo = [pid]
     while todo:
         now = todo.pop()
         try:
             fields = read_proc("%d/stat" % now).rsplit(b")", 1)[1].split()
-            cpu += int(fields[11]) + int(fields[12]) + int(fields[13]) + int(fields[14])
-            memory += int(fields[21]) * PAGE
-            for task in os.listdir("/proc/%d/task" % now) if not STATE.full_root else list_tasks(now):
+            own[now] = (int(fields[11]) + int(fields[12])) / TICKS
+            waited += (int(fields[13]) + int(fields[14])) / TICKS
+            resident, living = int(fields[21]), str(now)
+            for task in list_tasks(now):
                 todo += [int(found) for found in read_proc("%d/task/%s/children" % (now, task)).split()]
+                if not resident:  # its first thread has ended, the others have not
+                    resident = int(read_proc("%d/task/%s/statm" % (now, task)).split()[1])
+                    living = "%d/task/%s" % (now, task)
+            memory += resident * PAGE
+            processes.append(living)
         except (OSError, IndexError, ValueError):
             continue
-    return cpu / TICKS, memory
+    return own, waited, memory, processes
+
+
+def shared_memory(processes):
+    """Resident bytes of several processes, what they share counted once. Slow: a kernel walks all their pages."""
+    total = 0
+    for place in processes:
+        try:
+            text = read_proc("%s/smaps_rollup" % place)
+            total += int(re.search(rb"^Pss: +([0-9]+) kB", text, re.M)[1]) * 1024
+        except (OSError, TypeError):
+            continue
+    return total
 
 
 def list_tasks(pid):
+    if not STATE.full_root:
+        return os.listdir("/proc/%d/task" % pid)
     fd = os.open("%d/task" % pid, os.O_RDONLY | os.O_DIRECTORY, dir_fd=STATE.proc)
     try:
         return os.listdir(fd)
@@ -79,11 +100,19 @@ class Child:
         os.close(ready_write)
         self.pidfd = number.value if STATE.flags else os.pidfd_open(self.pid)
         self.reason, self.peak, self.dismissed = None, 0, False
+        self.own, self.waited, self.lost = {}, 0.0, 0.0
 
     def look(self, header):
         """Ends it where a limit is passed."""
-        cpu, memory = usage_of_tree(self.pid)
+        own, waited, memory, processes = usage_of_tree(self.pid)
+        if memory > header["memory"] and len(processes) > 1:
+            memory = shared_memory(processes) or memory
         self.peak = max(self.peak, memory)
+        # What ended since the last look and nobody waited for is in no count of the kernel's.
+        gone = sum([cpu for pid, cpu in self.own.items() if pid not in own])
+        self.lost += max(gone - (waited - self.waited), 0.0)
+        self.own, self.waited = own, waited
+        cpu = sum(own.values()) + waited + self.lost
         if self.reason is None:
             if cpu > header["cpu"]:
                 self.reason = "cpu"
@@ -101,18 +130,21 @@ class Child:
         os.close(self.pidfd)
         ready = os.read(self.ready, 600)
         os.close(self.ready)
-        cpu = usage.ru_utime + usage.ru_stime
+        cpu = usage.ru_utime + usage.ru_stime + self.lost
+        peak = max(self.peak, usage.ru_maxrss * 1024)
+        if self.reason is None and peak > header["memory"]:
+            self.reason = "memory"  # between two looks
         if self.reason is None and os.WIFSIGNALED(status) and cpu > header["cpu"]:
             self.reason = "cpu"
         begun = ready[2:].split() if ready.startswith(b"1 ") else None
         return {
-            "setup": None if begun else ready.decode("utf-8", "replace") or "the child died while it was shut in",
+            "setup": None if begun or self.dismissed else ready.decode("utf-8", "replace") or "the child died while it was shut in",
             "exit": os.WEXITSTATUS(status) if os.WIFEXITED(status) else None,
             "signal": os.WTERMSIG(status) if os.WIFSIGNALED(status) and not self.dismissed else None,
             "reason": self.reason,
             "wall_s": max(now - (int(begun[1]) / 1e9 if begun else self.begin), 0.0),
             "cpu_s": max(cpu - (int(begun[0]) / 1e9 if begun else 0.0), 0.0),
-            "peak_memory_bytes": max(self.peak, usage.ru_maxrss * 1024),
+            "peak_memory_bytes": peak,
         }
 
 
@@ -201,6 +233,7 @@ UID, GID = os.geteuid(), os.getegid()
 BUILTINS = dict(builtins.__dict__)
 MODULES = {name: module for name, module in sys.modules.items() 
            if name != "__main__" and not name.startswith("_") and type(module) is types.ModuleType}
+LIBRARY_CLASSES = {found for module in (builtins, *MODULES.values()) for found in module.__dict__.values() if isinstance(found, type)}
 PRISTINE = [(module, dict(module.__dict__)) for module in {id(m): m for m in MODULES.values() if m is not sys}.values()]
 CONTROL.send(json.dumps({"in_force": STATE.force, "missing": STATE.missing}).encode())
 gc.collect()
