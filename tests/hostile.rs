@@ -2,12 +2,15 @@
 //!
 //! Each must get a verdict that its entry calls right, must leave the machine as it was, and must not trouble the program after it.
 
+use crate::lab::Lab;
 use ablate_stages::columns::{Case, Check, TestStyle, Tests};
 use ablate_stages::sandbox::{Config, Limits, OutputComparator, Program, Sandbox, ValueComparator, Verdict};
 use serde::Deserialize;
 use std::collections::{BTreeSet, HashMap};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
 
 const NOBODY: u32 = 65534;
 
@@ -106,6 +109,50 @@ fn descendants() -> BTreeSet<u32> {
         false
     };
     parents.keys().copied().filter(|&pid| is_ours(pid)).collect()
+}
+
+/// Processes that outlive their program, and their runner's sudden end: nothing of them is left.
+#[test]
+fn nothing_survives_a_runner_that_is_killed() {
+    let lab = Lab::new();
+    let problem = serde_json::json!({
+        "problem_id": "a", "question": "Print x.", "solutions": [], "source": "here",
+        "tests": { "style": "stdio", "cases": [{ "input": "", "output": "x" }] },
+    });
+    let program = "import os, signal, time\nfor number in range(1, 32):\n    try: signal.signal(number, signal.SIG_IGN)\n    \
+                   except (OSError, ValueError): pass\nfor _ in range(4):\n    if os.fork() == 0: os.setsid()\ntime.sleep(1000)";
+    lab.write("problems.jsonl", &problem.to_string());
+    lab.write("samples.jsonl", &serde_json::json!({ "task_id": "a", "solution": program }).to_string());
+    lab.write(
+        "hostile.yaml",
+        "name: hostile\nstages:\n  problems: { use: load, with: { path: problems.jsonl } }\n  \
+         samples: { use: load, from: { problems: problems }, with: { path: samples.jsonl, format: samples } }\n  \
+         verdicts: { use: execute, from: { programs: samples, problems: problems }, with: { cpu_limit_s: 100 } }\n",
+    );
+    let before = descendants();
+    let mut command = lab.command(&["run", "hostile.yaml"]);
+    let mut runner = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("starts");
+    // Runner, worker, zygotes, and sixteen processes of the program.
+    let mut started = BTreeSet::new();
+    while started.len() < 18 {
+        assert!(runner.try_wait().expect("asked").is_none(), "it ended by itself");
+        std::thread::sleep(Duration::from_millis(20));
+        started = descendants().difference(&before).copied().collect();
+    }
+    runner.kill().expect("it runs");
+    runner.wait().expect("it ends");
+    let is_alive = |pid: &u32| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.trim_start().starts_with('Z'))
+    };
+    for _ in 0..500 {
+        started.retain(is_alive);
+        if started.is_empty() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    panic!("still alive: {started:?}");
 }
 
 /// Runs every program of a file, and an honest one after each.

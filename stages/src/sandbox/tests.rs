@@ -635,6 +635,18 @@ fn an_interpreter_that_is_not_there_is_named() {
 }
 
 #[test]
+fn an_interpreter_that_is_too_old_is_named_with_its_version() {
+    let folder = tempfile::tempdir().expect("made");
+    let old = folder.path().join("python3");
+    let answer = r#"{"exe": "/x", "version": "cpython 3.8.1", "visible": [], "is_new": false}"#;
+    std::fs::write(&old, format!("#!/bin/sh\necho '{answer}'\n")).expect("written");
+    std::fs::set_permissions(&old, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("ours");
+    let config = Config { interpreter: old.to_string_lossy().into_owned(), ..Config::default() };
+    let error = Sandbox::open(config).expect_err("too old").to_string();
+    assert!(error.contains("cpython 3.8.1") && error.contains("3.10 or newer"), "{error}");
+}
+
+#[test]
 fn without_namespaces_orphans_of_orphans_are_ended_at_once() {
     let config = Config { without: vec![Feature::Namespaces], floor: Grade::None, ..Config::default() };
     let mut sandbox = Sandbox::open(config).expect("opens");

@@ -33,7 +33,7 @@ paths += ['/lib', '/lib64', '/usr/lib64', '/usr/lib/' + multi, '/lib/' + multi] 
 paths += ['/usr/lib/locale/C.utf8']
 exe = os.path.realpath(sys.executable)
 version = '%s %s' % (sys.implementation.name, '.'.join(map(str, sys.version_info[:3])))
-print(json.dumps({'exe': exe, 'version': version, 'visible': [exe] + paths}))";
+print(json.dumps({'exe': exe, 'version': version, 'visible': [exe] + paths, 'is_new': sys.version_info >= (3, 10)}))";
 
 /// A real interpreter, found behind whatever shims there are.
 #[derive(Debug, Clone, Deserialize)]
@@ -41,6 +41,8 @@ pub struct Interpreter {
     exe: PathBuf,
     version: String,
     visible: Vec<String>,
+    /// Whether the zygote can run on it.
+    is_new: bool,
 }
 
 impl Interpreter {
@@ -59,6 +61,9 @@ impl Interpreter {
             return Err(failed(String::from_utf8_lossy(&output.stderr).trim().to_owned()));
         }
         let mut found: Self = serde_json::from_slice(&output.stdout).map_err(|error| failed(error.to_string()))?;
+        if !found.is_new {
+            return Err(failed(format!("it is {}, and 3.10 or newer is needed", found.version)));
+        }
         // A path below another that is shown whole needs no line of its own.
         let mut visible: Vec<String> = Vec::new();
         for path in std::mem::take(&mut found.visible) {
