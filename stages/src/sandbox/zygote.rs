@@ -136,6 +136,8 @@ pub(super) struct Ran {
     pub(super) peak_memory_bytes: u64,
     pub(super) stdout: Vec<u8>,
     pub(super) records: Vec<Record>,
+    /// Whether the result is as large as an output may be: what came behind is lost.
+    pub(super) is_full: bool,
 }
 
 /// A line of the result: what the child says of one case. The program can write here too: it speaks for itself alone.
@@ -257,6 +259,7 @@ impl Zygote {
             empty(&self.work)?;
         }
         let most = limits.output_bytes + 1;
+        let result = contents(result, most)?;
         Ok(Ran {
             exit: ended.exit,
             signal: ended.signal,
@@ -265,7 +268,8 @@ impl Zygote {
             cpu_s: ended.cpu_s,
             peak_memory_bytes: ended.peak_memory_bytes,
             stdout: contents(stdout, most)?,
-            records: records(&contents(result, most)?),
+            is_full: result.len() as u64 >= limits.output_bytes,
+            records: records(&result),
         })
     }
 }
