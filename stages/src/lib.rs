@@ -12,6 +12,7 @@ pub mod dedupe;
 pub mod documents;
 pub mod eval;
 pub mod execute;
+pub mod expect;
 pub mod filter;
 pub mod fim_generate;
 pub mod generate;
@@ -45,6 +46,7 @@ pub const STAGES: &[&dyn AnyStage] = &[
     &documents::Documents,
     &eval::Eval,
     &execute::Execute,
+    &expect::Expect,
     &filter::Filter,
     &fim_generate::FimGenerate,
     &generate::Generate,

@@ -16,6 +16,8 @@
 mod compare;
 mod isolation;
 mod judge;
+mod outputs;
+mod pool;
 mod reach;
 mod seccomp;
 mod tether;
@@ -27,9 +29,11 @@ mod tests;
 pub use compare::{OutputComparator, ValueComparator};
 pub use isolation::{Feature, Grade, Isolation, MissingFeature};
 pub use judge::{Judgement, Program, Trust, Verdict};
+pub use outputs::Outputs;
 pub use zygote::Interpreter;
 
 use crate::stage::StageError;
+pub(crate) use pool::{open, share, warn_of, worst};
 pub(crate) use reach::{Reach, environment};
 pub(crate) use tether::Tethered;
 use zygote::Zygote;
