@@ -6,6 +6,7 @@ mod crash; // killed runners
 mod disk; // disks that are full or read-only
 mod doctor; // what a machine gives and lacks
 mod flow; // stages that overlap, share units, wait for each other, fail in part
+mod judge; // the pipelines that judge somebody's programs
 mod kinds; // what every kind must keep, over the one list
 mod lab; // a folder with pipelines and a cache, and the command
 mod lm; // the main job with a real model
