@@ -13,6 +13,8 @@ pub mod documents;
 pub mod eval;
 pub mod execute;
 pub mod expect;
+#[cfg(test)]
+mod fidelity;
 pub mod filter;
 pub mod fim_generate;
 pub mod generate;
