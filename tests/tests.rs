@@ -7,6 +7,7 @@ mod disk; // disks that are full or read-only
 mod doctor; // what a machine gives and lacks
 mod flow; // stages that overlap, share units, wait for each other, fail in part
 mod hostile; // programs that mean harm, and right ones that poor runners fail
+mod judge; // the pipelines that judge somebody's programs
 mod kinds; // what every kind must keep, over the one list
 mod lab; // a folder with pipelines and a cache, and the command
 mod lm; // the main job with a real model

@@ -284,6 +284,22 @@ compare: { metric: after.pass@1, baseline: default }        # a variant, or a me
 is done once. `--set train_seed=17` takes one seed. A step that is not the same in all cases is named after what it depends on:
 `aligned@no-curriculum,train_seed=18`.
 
+## Judging programs
+
+`ablate run FILE --set problems=.. --set samples=..` judges anyone's programs. Samples are JSON lines or Parquet: `{task_id, completion}`,
+`{task_id, solution}`, or a table with `problem_id` and `program`, which keeps its `sample_id`. Verdicts say in `trust` where they were made: `full`,
+outside the program, for all that is compared as a value or as standard output.
+
+| problems | pipeline | what is compared, and how |
+|---|---|---|
+| HumanEval, MBPP (whole or sanitized), a table of problems | `judge.yaml` | literal asserts as values, by Python's `==`; other asserts run as they are |
+| HumanEval+ as it is released (also Mini and `NoExtreme`) | `judge-plus.yaml` | values, as `EvalPlus` 0.3.1 compares them; scores on base tests, and on base and added ones |
+| the folders of APPS | `judge-apps.yaml` | standard output line by line, or values; and both as the published harness, whose ladder takes wrong answers too |
+
+The tests of HumanEval+ are inputs alone: `expect` has the reference solution say what is right. Its `HumanEval/32`, which no program can pass in
+`EvalPlus` 0.3.1, is judged by the value of the polynomial. MBPP+ is not read: its JSON has lost the tuples, sets and complex numbers of its
+arguments. Programs see Python's own library and no other, so one that imports NumPy fails.
+
 ## Kinds
 
 ";

@@ -163,11 +163,12 @@ impl TestStyle {
 pub struct Case {
     /// `stdio`: standard input. `call`: the arguments as a Python literal tuple, `([1, 2], 3)`.
     pub input: String,
-    /// `stdio`: standard output. `call`: the expected value as a Python literal; empty for `truthy` and `falsy`.
+    /// `stdio`: standard output. `call`: the expected value as a Python literal; empty for `truthy`, `falsy` and `root`, and
+    /// where it is not known before `expect` has asked the reference solution.
     pub output: String,
     /// How the outcome is compared.
     pub check: Check,
-    /// The largest difference that `close` takes.
+    /// The largest difference that `close` and `root` take, and `equal` where the comparator is `evalplus`.
     pub tolerance: Option<f64>,
 }
 
@@ -183,6 +184,21 @@ pub enum Check {
     Falsy,
     /// `abs(value - expected) < tolerance`.
     Close,
+    /// The value is a root of the polynomial whose coefficients, the constant first, are the first argument:
+    /// `abs(p(value)) <= tolerance`. A polynomial has several, so none can be expected.
+    Root,
+}
+
+impl Tests {
+    /// The places, from 0, of cases whose expected value is not known: nothing can be judged by them. Of calls only, since an
+    /// empty standard output is an answer.
+    pub fn unknown(&self) -> impl Iterator<Item = usize> + '_ {
+        let needs_output = |check| matches!(check, Check::Equal | Check::Close);
+        let cases = if self.style == TestStyle::Call { self.cases.as_slice() } else { &[] };
+        let unknown =
+            cases.iter().enumerate().filter(move |(_, case)| needs_output(case.check) && case.output.is_empty());
+        unknown.map(|(at, _)| at)
+    }
 }
 
 /// A piece of a reference solution that a model is to write again: a row of the `blocks` table.

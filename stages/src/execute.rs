@@ -2,6 +2,7 @@
 //!
 //! Columns in: `sample_id`, `problem_id`, `program` of the programs; `entry_point`, `tests` of their problems. Out: `verdicts`.
 //! A problem without tests gives no verdict: its programs are listed on `dropped` (`no-tests`), so an absent test is never a pass.
+//! A test whose expected value is not known fails the unit: nothing is judged against an unknown (see `expect`).
 //! Determinism: the same machine and the same Python; time limits are measured, and a program near one may come out either way.
 //! Cost: about 5 ms of CPU a program beside its own work, twice that for test code; see [`crate::sandbox`] for how programs are shut
 //! in and judged.
@@ -9,7 +10,7 @@
 use crate::columns::{TestStyle, Tests, VERDICT_MEASURED, Verdict, columns_of};
 use crate::job::{Cancel, Job, MapJob, OpenContext, UnitSink, UnitSource};
 use crate::sandbox::{
-    Config, Grade, Isolation, Judgement, Limits, OutputComparator, Program, Sandbox, SandboxError, Toolchain, Trust,
+    self, Config, Judgement, Limits, OutputComparator, Program, Sandbox, SandboxError, Toolchain, Trust,
     ValueComparator, Verdict::Passed,
 };
 use crate::stage::{
@@ -18,9 +19,8 @@ use crate::stage::{
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// The kind.
 #[derive(Debug, Clone, Copy)]
@@ -42,6 +42,9 @@ pub struct Params {
     pub output: OutputComparator,
     /// How a returned value is compared with what is expected, for tests of style `call`.
     pub value: ValueComparator,
+    /// Code that stands before every program, such as the imports that APPS and `LiveCodeBench` give their solutions; on one line,
+    /// so that line numbers are off by one only. Null for none.
+    pub prelude: Option<String>,
     /// Ends at the first test that is not passed; the other tests count as not passed.
     pub stop_at_first_failure: bool,
     /// After so many time-outs of a program its other tests are not run, and count as not passed.
@@ -76,6 +79,7 @@ impl Default for Params {
             output_limit_mib: 16,
             output: OutputComparator::default(),
             value: ValueComparator::default(),
+            prelude: None,
             stop_at_first_failure: false,
             max_timeouts: 2,
             repeats: 1,
@@ -151,45 +155,16 @@ verdicts: { use: execute, from: { programs: solutions, problems: problems }, wit
     }
 
     fn open(params: &Params, cx: &OpenContext) -> Result<Job, StageError> {
-        let floor = if params.allow_unsafe { Grade::None } else { Grade::Partial };
-        let language = params.language.as_ref().map(|path| Toolchain::find(path.as_path())).transpose()?;
         let config = Config {
-            floor,
-            language,
+            language: params.language.as_ref().map(|path| Toolchain::find(path.as_path())).transpose()?,
             pinned: (params.repeats > 1).then_some(0),
-            scratch: Some(cx.scratch.clone()).filter(|scratch| scratch.is_dir()),
-            ..Config::default()
+            ..sandbox::config(cx, params.allow_unsafe)
         };
-        let sandboxes = Sandbox::open_many(&config, cx.threads).map_err(opening)?;
-        if let Some(isolation) = worst(&sandboxes).filter(|isolation| isolation.grade < Grade::Full) {
-            warn(&format!(
-                "programs are not shut in fully: isolation is {}; missing: {}",
-                isolation.summary(),
-                isolation.fixes()
-            ));
-        }
+        let sandboxes = sandbox::open(&config, cx.threads)?;
+        sandbox::warn_of(Self::NAME, &sandboxes);
         let (params, cancel) = (params.clone(), cx.cancel.clone());
         Ok(Job::Map(Box::new(ExecuteJob { params, sandboxes, cancel, judged: 0, judged_weakly: 0 })))
     }
-}
-
-fn opening(error: SandboxError) -> StageError {
-    match error {
-        SandboxError::Isolation { .. } => StageError::failed(format!(
-            "{error}; `allow_unsafe: true` runs the programs all the same, with the rights of this user"
-        )),
-        other => other.into(),
-    }
-}
-
-/// All sandboxes are opened alike; should one have come out worse, it is the one to know of.
-fn worst(sandboxes: &[Sandbox]) -> Option<&Isolation> {
-    sandboxes.iter().map(Sandbox::isolation).min_by_key(|isolation| isolation.grade)
-}
-
-#[expect(clippy::print_stderr, reason = "the worker's standard error is the stage's log")]
-fn warn(problem: &str) {
-    eprintln!("execute: {problem}");
 }
 
 struct ExecuteJob {
@@ -219,47 +194,36 @@ impl MapJob for ExecuteJob {
             let mut todo = Vec::new();
             for (unit, rows) in batch.units() {
                 let problem = problems.one(rows.start);
-                match untested(&problem.tests) {
-                    Some(reason) => out.drop(unit, reason, None)?,
-                    None => todo.push((unit, &programs[rows.start], problem)),
+                if let Some(reason) = untested(&problem.tests) {
+                    out.drop(unit, reason, None)?;
+                } else if let Some(case) = problem.tests.unknown().next() {
+                    let problem =
+                        "what is expected is not known; have the reference solution say it by a stage `expect`";
+                    out.fail(unit, format!("test {}: {problem}", case + 1))?;
+                } else {
+                    todo.push((unit, &programs[rows.start], problem));
                 }
             }
-            // Each sandbox takes the next program that none has taken.
-            let next = AtomicUsize::new(0);
-            let answers: Mutex<Vec<Option<Answer>>> = Mutex::new((0..todo.len()).map(|_| None).collect());
-            std::thread::scope(|scope| {
-                for sandbox in &mut self.sandboxes {
-                    let (next, answers, todo, params, cancel) = (&next, &answers, &todo, &self.params, &self.cancel);
-                    scope.spawn(move || {
-                        while !cancel.is_cancelled() {
-                            let at = next.fetch_add(1, Ordering::Relaxed);
-                            let Some((_, program, problem)) = todo.get(at) else { return };
-                            let answer = judge(sandbox, params, program, problem);
-                            if let Ok(mut answers) = answers.lock() {
-                                answers[at] = Some(answer);
-                            }
-                        }
-                    });
-                }
-            });
-            self.cancel.check()?;
-            let answers = answers.into_inner().map_err(|_| StageError::failed("a thread of the sandbox panicked"))?;
+            let params = &self.params;
+            let answers =
+                sandbox::share(&mut self.sandboxes, &todo, &self.cancel, |sandbox, (_, program, problem)| {
+                    judge(sandbox, params, program, problem)
+                })?;
             for ((unit, program, _), answer) in todo.iter().zip(answers) {
                 match answer {
-                    Some(Ok(repeated)) => {
+                    Ok(repeated) => {
                         self.judged += 1;
                         self.judged_weakly += u64::from(repeated.judgement.trust == Trust::Weak);
                         out.emit(*unit, &[row(program, repeated)])?;
                     }
-                    Some(Err(error @ SandboxError::Test { .. })) => out.fail(*unit, error.to_string())?,
-                    Some(Err(error)) => return Err(StageError::failed(format!("{}: {error}", program.sample_id))),
-                    None => return Err(StageError::Cancelled),
+                    Err(error @ SandboxError::Test { .. }) => out.fail(*unit, error.to_string())?,
+                    Err(error) => return Err(StageError::failed(format!("{}: {error}", program.sample_id))),
                 }
             }
         }
         if self.judged_weakly > 0 {
-            warn(&format!(
-                "{} of {} programs were judged by test code in their own process, which a program can deceive: their rows say `trust: weak`",
+            sandbox::tell(&format!(
+                "execute: {} of {} programs were judged by test code in their own process, which a program can deceive: their rows say `trust: weak`",
                 self.judged_weakly, self.judged
             ));
         }
@@ -267,7 +231,7 @@ impl MapJob for ExecuteJob {
     }
 
     fn versions(&self) -> BTreeMap<String, String> {
-        let found = worst(&self.sandboxes);
+        let found = sandbox::worst(&self.sandboxes);
         found.map(|isolation| ("isolation".to_owned(), isolation.summary())).into_iter().collect()
     }
 }
@@ -291,8 +255,12 @@ fn judge(sandbox: &mut Sandbox, params: &Params, program: &ProgramRow, problem: 
         max_timeouts: params.max_timeouts,
         ..Limits::default()
     };
+    let source = match &params.prelude {
+        Some(prelude) => Cow::Owned(format!("{prelude}\n{}", program.program)),
+        None => Cow::Borrowed(program.program.as_str()),
+    };
     let program = Program {
-        source: &program.program,
+        source: &source,
         entry_point: problem.entry_point.as_deref(),
         tests: &problem.tests,
         output: params.output,

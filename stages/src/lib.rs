@@ -12,6 +12,9 @@ pub mod dedupe;
 pub mod documents;
 pub mod eval;
 pub mod execute;
+pub mod expect;
+#[cfg(test)]
+mod fidelity;
 pub mod filter;
 pub mod fim_generate;
 pub mod generate;
@@ -45,6 +48,7 @@ pub const STAGES: &[&dyn AnyStage] = &[
     &documents::Documents,
     &eval::Eval,
     &execute::Execute,
+    &expect::Expect,
     &filter::Filter,
     &fim_generate::FimGenerate,
     &generate::Generate,

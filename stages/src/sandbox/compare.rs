@@ -1,6 +1,9 @@
 //! Comparators: what it means that a program's answer is the expected one. Named, and recorded with every verdict.
 
-use crate::code::literal::Value;
+mod apps;
+mod evalplus;
+
+use crate::code::literal::{LiteralError, Value};
 use crate::columns::{Case, Check};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -23,6 +26,9 @@ pub enum OutputComparator {
         /// Largest difference relative to the expected number.
         rel: f64,
     },
+    /// As the published harness of APPS, for comparison with published figures only: it takes lines and words in any order, and
+    /// numbers that are near.
+    Apps,
 }
 
 /// How a returned value is compared.
@@ -34,6 +40,11 @@ pub enum ValueComparator {
     PyEq,
     /// Equal value and equal type.
     Exact,
+    /// As `EvalPlus` 0.3.1: Python's `==`, else close where the case has a tolerance or floats are expected (1e-6, and 1e-7 of the
+    /// expected number) and the type is the expected one.
+    Evalplus,
+    /// As the published harness of APPS: Python's `==`, where a tuple counts as a list, also inside the outermost one.
+    Apps,
 }
 
 impl OutputComparator {
@@ -44,6 +55,7 @@ impl OutputComparator {
             Self::Lines => "lines".into(),
             Self::Lcb => "lcb".into(),
             Self::Tokens { abs, rel } => format!("tokens+tol({abs}, {rel})"),
+            Self::Apps => "apps".into(),
         }
     }
 
@@ -66,6 +78,7 @@ impl OutputComparator {
                 expected.split_whitespace().all(|a| found.next().is_some_and(|b| a == b || close(a, b, abs, rel)))
                     && found.next().is_none()
             }
+            Self::Apps => apps::accepts(expected, &found),
         }
     }
 }
@@ -76,23 +89,39 @@ impl ValueComparator {
         match self {
             Self::PyEq => "py_eq",
             Self::Exact => "exact",
+            Self::Evalplus => "evalplus",
+            Self::Apps => "apps",
         }
     }
 
-    /// Whether `found` answers a case.
+    /// Whether the text of a returned value is, letter for letter, the expected one. Then every comparator takes it, and it need not
+    /// be read; not so NaN and opaque objects, which equal nothing.
+    pub(super) fn is_same_text(case: &Case, text: &str) -> bool {
+        case.check == Check::Equal && case.output == text && !text.contains("nan") && !text.contains('<')
+    }
+
+    /// Whether `found` answers the case of this number, from 0.
     ///
     /// # Errors
     /// Where the expected value is no Python literal.
-    pub fn accepts(self, case: &Case, found: &Value) -> Result<bool, crate::code::literal::LiteralError> {
+    pub fn accepts(self, cases: &[Case], number: usize, found: &Value) -> Result<bool, LiteralError> {
+        let case = &cases[number];
+        let tolerance = || case.tolerance.unwrap_or(1e-6);
         Ok(match case.check {
             Check::Truthy => found.is_truthy(),
             Check::Falsy => !found.is_truthy(),
-            Check::Close => found.is_close(&Value::parse(&case.output)?, case.tolerance.unwrap_or(1e-6)),
+            Check::Root => evalplus::is_root(&case.input, found, tolerance())?,
+            Check::Close => found.is_close(&Value::parse(&case.output)?, tolerance()),
             Check::Equal => {
                 let expected = Value::parse(&case.output)?;
                 match self {
                     Self::PyEq => expected.py_eq(found),
                     Self::Exact => expected.exactly_eq(found),
+                    Self::Evalplus => evalplus::accepts(&expected, found, case.tolerance, || {
+                        let is_float = |case: &Case| Value::parse(&case.output).is_ok_and(|v| evalplus::are_floats(&v));
+                        cases[..number].iter().any(is_float)
+                    }),
+                    Self::Apps => expected.py_eq(found) || expected.py_eq(&apps::with_lists(found)),
                 }
             }
         })
@@ -143,7 +172,7 @@ fn decimal(word: &str) -> Option<(bool, String, i64)> {
 
 #[cfg(test)]
 mod tests {
-    use super::OutputComparator::{Exact, Lcb, Lines, Tokens};
+    use super::OutputComparator::{Apps, Exact, Lcb, Lines, Tokens};
 
     #[test]
     fn every_comparator_takes_what_it_says() {
@@ -166,6 +195,7 @@ mod tests {
             (Tokens { abs: 1e-6, rel: 0.0 }, "1", "1 2", false),
             (Tokens { abs: 1e-6, rel: 0.0 }, "1 2", "1", false),
             (Tokens { abs: 1e-6, rel: 0.0 }, "1", "nan", false),
+            (Apps, "1 2", "2 1", true),
         ] {
             assert_eq!(
                 comparator.accepts(expected, found.as_bytes()),

@@ -356,10 +356,7 @@ fn run_call(sandbox: &mut Sandbox, program: &Program<'_>, limits: &Limits) -> Re
             break;
         }
         // The process ended before its last case was answered.
-        let too_much = ran
-            .is_result_full
-            .then(|| (Verdict::OutputLimit, format!("returned more than {} bytes", limits.output_bytes)));
-        let early = early_end(&ran, limits).or(too_much).unwrap_or_else(|| {
+        let early = early_end(&ran, limits).unwrap_or_else(|| {
             (Verdict::Error, format!("ended by itself with exit code {} before it returned", ran.exit.unwrap_or(-1)))
         });
         let by_limit = matches!(early.0, Verdict::Timeout | Verdict::Memory | Verdict::OutputLimit);
@@ -382,12 +379,15 @@ fn run_call(sandbox: &mut Sandbox, program: &Program<'_>, limits: &Limits) -> Re
 /// Compares what a call returned.
 fn answer(program: &Program<'_>, test: usize, text: &str) -> Result<Settled, SandboxError> {
     let case = &program.tests.cases[test];
+    if ValueComparator::is_same_text(case, text) {
+        return Ok((Verdict::Passed, String::new()));
+    }
     let Ok(found) = Value::parse_encoded(text) else {
         return Ok((Verdict::Wrong, format!("returned what cannot be read: {}", shown(text, 120))));
     };
     let accepted = program
         .value
-        .accepts(case, &found)
+        .accepts(&program.tests.cases, test, &found)
         .map_err(|error| SandboxError::Test { index: test + 1, problem: format!("the expected value is {error}") })?;
     if accepted {
         return Ok((Verdict::Passed, String::new()));
@@ -397,6 +397,7 @@ fn answer(program: &Program<'_>, test: usize, text: &str) -> Result<Settled, San
         Check::Truthy => "something true".into(),
         Check::Falsy => "something false".into(),
         Check::Close => format!("{} within {}", shown(&case.output, 120), case.tolerance.unwrap_or(1e-6)),
+        Check::Root => format!("a root within {}", case.tolerance.unwrap_or(1e-6)),
     };
     Ok((Verdict::Wrong, format!("expected {wanted}, got {}", shown(text, 120))))
 }
@@ -499,8 +500,9 @@ pub(super) fn parses(sandbox: &mut Sandbox, sources: &[&str]) -> Result<Vec<Opti
 }
 
 /// The verdict of a process that did not end by itself.
-fn early_end(ran: &Ran, limits: &Limits) -> Option<Settled> {
-    early_end_of(ran.reason, ran.signal, limits)
+pub(super) fn early_end(ran: &Ran, limits: &Limits) -> Option<Settled> {
+    let full = || (Verdict::OutputLimit, format!("returned more than {} bytes", limits.output_bytes));
+    early_end_of(ran.reason, ran.signal, limits).or_else(|| ran.is_full.then(full))
 }
 
 fn early_end_of(reason: Option<Reason>, signal: Option<i32>, limits: &Limits) -> Option<Settled> {

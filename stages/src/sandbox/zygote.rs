@@ -168,8 +168,8 @@ pub(super) struct Ran {
     /// What it wrote as its result: records, or the file that it was to make.
     pub(super) result: File,
     pub(super) records: Vec<Record>,
-    /// Whether the result is as long as the limits allow, so that its end may be missing.
-    pub(super) is_result_full: bool,
+    /// Whether the result is as large as an output may be: what came behind is lost.
+    pub(super) is_full: bool,
 }
 
 /// A line of the result: what the child says of one case. The program can write here too: it speaks for itself alone.
@@ -323,7 +323,7 @@ impl Zygote {
                 stdout: contents(&stdout, most)?,
                 stderr: contents(&stderr, MOST_STDERR)?,
                 records: records(&contents(&result, most)?),
-                is_result_full: result.metadata()?.len() >= limits.output_bytes,
+                is_full: result.metadata()?.len() >= limits.output_bytes,
                 result,
             })
         };

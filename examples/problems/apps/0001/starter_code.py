@@ -1,0 +1,2 @@
+class Solution:
+    def sums(self, numbers: List[int]) -> List[int]:
