@@ -102,7 +102,7 @@ def isolation(binary, path, problems, figures):
     """The sandbox alone over the programs that the stage gets, shut in fully and not at all, in turns."""
     judge = Judge(binary, path, problems, len(problems) * 2)
     shown = lambda stage: [json.loads(line) for line in subprocess.run(
-        [binary, "show", judge.folder + "/bench.yaml", stage, "--format", "json", "--limit", "100000"],
+        [binary, "show", judge.folder + "/bench.yaml", stage, "--format", "json", "--rows", "100000"],
         check=True, capture_output=True, text=True).stdout.splitlines()]
     tests = {row["problem_id"]: row for row in shown("problems")}
     programs = judge.folder + "/programs.jsonl"

@@ -288,11 +288,16 @@ is done once. `--set train_seed=17` takes one seed. A step that is not the same 
 
 `ablate run FILE --set problems=.. --set samples=..` judges anyone's programs. Samples are JSON lines or Parquet: `{task_id, completion}`,
 `{task_id, solution}`, or a table with `problem_id` and `program`, which keeps its `sample_id`. Verdicts say in `trust` where they were made: `full`,
-outside the program, for all that is compared as a value or as standard output.
+outside the program's process, which never has what is expected; `weak`, in that process, for test code that needs what cannot go from one
+process to another (`is` between two objects, a class of the test's own, captured output). The stage's log says how many.
+
+`language: ../languages/cpp.yaml` judges programs in another language, by what they print: the file says what to compile and run (C++, Rust and
+JavaScript are there; write the next one), and the version of its tools is part of every verdict's key. `coverage: lines` says which lines of a
+program ran. `repeats: 9` runs each program nine times on one core and gives times that programs can be ranked by.
 
 | problems | pipeline | what is compared, and how |
 |---|---|---|
-| HumanEval, MBPP (whole or sanitized), a table of problems | `judge.yaml` | literal asserts as values, by Python's `==`; other asserts run as they are |
+| HumanEval, MBPP (whole or sanitized), a table of problems | `judge.yaml` | literal asserts as values, by Python's `==`; other test code runs in a process of its own, on stand-ins for the program's objects |
 | HumanEval+ as it is released (also Mini and `NoExtreme`) | `judge-plus.yaml` | values, as `EvalPlus` 0.3.1 compares them; scores on base tests, and on base and added ones |
 | the folders of APPS | `judge-apps.yaml` | standard output line by line, or values; and both as the published harness, whose ladder takes wrong answers too |
 

@@ -6,7 +6,8 @@
 use super::apps;
 use super::json::Json;
 use super::records::{kind, optional_string, string, strings};
-use crate::columns::{Problem, Tests};
+use crate::code::literal::Value as Literal;
+use crate::columns::{Check, Problem, TestStyle, Tests};
 use crate::random::stable_id;
 use serde_json::Value;
 
@@ -84,5 +85,23 @@ fn table_tests(tests: &Value) -> Result<Tests, String> {
             case.entry("output").or_insert_with(|| "".into());
         }
     }
-    serde_json::from_value(tests).map_err(|error| format!("field `tests`: {error}"))
+    let tests: Tests = serde_json::from_value(tests).map_err(|error| format!("field `tests`: {error}"))?;
+    check_literals(&tests).map_err(|problem| format!("field `tests`: {problem}"))?;
+    Ok(tests)
+}
+
+/// What is to be handed over, or to be compared, has to be readable: told here, before any program runs.
+fn check_literals(tests: &Tests) -> Result<(), String> {
+    if tests.style != TestStyle::Call {
+        return Ok(());
+    }
+    for (number, case) in tests.cases.iter().enumerate() {
+        let compared = matches!(case.check, Check::Equal | Check::Close) && !case.output.is_empty();
+        for (what, text) in [("input", Some(&case.input)), ("output", compared.then_some(&case.output))] {
+            if let Some(Err(error)) = text.map(|text| Literal::parse(text.trim())) {
+                return Err(format!("the {what} of case {} is {error}", number + 1));
+            }
+        }
+    }
+    Ok(())
 }

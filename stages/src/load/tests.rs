@@ -126,6 +126,31 @@ fn a_bad_line_is_named_and_can_be_skipped() {
 }
 
 #[test]
+fn a_test_that_can_judge_nothing_is_named_before_anything_runs() {
+    for (tests, expected) in [
+        (r#"{"style": "guess", "cases": []}"#, "unknown variant `guess`, expected one of `stdio`, `call`, `assert`"),
+        (
+            r#"{"style": "call", "cases": [{"input": "(1, oops)", "output": "2"}]}"#,
+            "the input of case 1 is not a Python literal",
+        ),
+        (
+            r#"{"style": "call", "cases": [{"input": "(1,)", "output": "2"}, {"input": "()", "output": "<object>"}]}"#,
+            "the output of case 2 is not",
+        ),
+        (
+            r#"{"style": "stdio", "cases": [{"input": "", "output": "", "check": "nearly"}]}"#,
+            "unknown variant `nearly`",
+        ),
+    ] {
+        let record = serde_json::json!({
+            "question": "Q", "entry_point": "f", "tests": serde_json::from_str::<serde_json::Value>(tests).unwrap(),
+        });
+        let error = super::native::problem(&record, "here").expect_err(tests);
+        assert!(error.starts_with("field `tests`: ") && error.contains(expected), "{error}");
+    }
+}
+
+#[test]
 fn of_many_bad_lines_twenty_are_shown_and_all_counted() {
     let folder = tempfile::tempdir().unwrap();
     let message = load(&file(&folder, "p.jsonl", &format!("{NATIVE}{{}}\n"))).unwrap_err();
