@@ -11,7 +11,7 @@ use crate::testing::{run_map, run_whole, table};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 
-/// The imports that the harness of APPS gives every program, but for NumPy.
+/// The imports that the harness of APPS gives every program, but for `NumPy`.
 const APPS_PRELUDE: &str = "import sys, time, itertools, collections, math, fractions, random, heapq, functools; from itertools import accumulate, product, permutations, combinations; from collections import Counter, OrderedDict, deque, defaultdict, ChainMap; from functools import lru_cache; from math import sqrt, sin, cos, tan, ceil, fabs, floor, gcd, exp, log, log2; from typing import *; from heapq import *";
 
 /// A published file or folder, where it is at hand.

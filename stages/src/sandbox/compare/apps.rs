@@ -4,7 +4,7 @@
 //! An output passes at the first rung that takes it:
 //! 1. the whole text, or the text of its lines stripped, equals the expected one, white space around it left off;
 //! 2. its lines, then those of them that are not empty, equal the expected lines, which are stripped and not empty;
-//! 3. each line is a number, and as far from the expected one as NumPy's `allclose` takes by default (1e-8, and 1e-5 of the expected);
+//! 3. each line is a number, and as far from the expected one as `NumPy`'s `allclose` takes by default (1e-8, and 1e-5 of the expected);
 //! 4. the sets of words of its lines are the same set: **order and repetition of words and of lines do not count**;
 //! 5. the same over numbers, rounded to three places.
 
@@ -28,7 +28,7 @@ pub(super) fn accepts(expected: &str, found: &str) -> bool {
         return true;
     }
     let lines: Vec<&str> = lines.into_iter().filter(|line| !strip(line).is_empty()).collect();
-    sets_of(&wanted, |word| Some(word)) == sets_of(&lines, |word| Some(word))
+    sets_of(&wanted, Some) == sets_of(&lines, Some)
         || sets_of(&wanted, rounded).is_some_and(|wanted| sets_of(&lines, rounded) == Some(wanted))
 }
 
@@ -108,7 +108,7 @@ fn sets_of<'a, W: Ord>(lines: &[&'a str], form: impl Fn(&'a str) -> Option<W>) -
 mod tests {
     use super::*;
 
-    /// Each row was put to the published ladder under NumPy 2.4.
+    /// Each row was put to the published ladder under `NumPy` 2.4.
     #[test]
     fn outputs_pass_at_the_rungs_of_the_published_ladder() {
         for (expected, found, accepted) in [

@@ -3,10 +3,10 @@
 //! A value that Python's `==` takes is right. Else it may still be close, where there is a tolerance: that of the case, or 1e-6 where
 //! the case has none and a float is expected, or a list or tuple of floats only. Once a case got that one, all cases behind it
 //! have it too, whatever they expect. The value then has to be of the very type of the expected one and, as a list or tuple, of
-//! its length, and every number must be within `tolerance + 1e-7 * abs(expected)` of the expected one, as NumPy's `allclose` has
+//! its length, and every number must be within `tolerance + 1e-7 * abs(expected)` of the expected one, as `NumPy`'s `allclose` has
 //! it: infinities equal themselves, NaN equals nothing.
 //!
-//! Two things are otherwise than there. Nested lists have to be of one shape: NumPy would stretch an inner list of length 1. And
+//! Two things are otherwise than there. Nested lists have to be of one shape: `NumPy` would stretch an inner list of length 1. And
 //! base and added tests, which are two lists there, are one here where both are judged: a tolerance stays from one to the other.
 
 use crate::code::literal::{LiteralError, Value};
@@ -61,7 +61,7 @@ fn all_close(expected: &Value, found: &Value, tolerance: f64, is_in_row: bool) -
     }
 }
 
-/// A number as NumPy computes with it: an `int` has to be in the range of floats, and of 64 bits where it stands in a row.
+/// A number as `NumPy` computes with it: an `int` has to be in the range of floats, and of 64 bits where it stands in a row.
 fn number(value: &Value, is_in_row: bool) -> Option<(f64, f64)> {
     match value {
         Value::Int(whole) => {
@@ -104,7 +104,7 @@ mod tests {
         Value::parse(text).unwrap_or_else(|error| panic!("{text}: {error}"))
     }
 
-    /// Each row was put to the rule of EvalPlus 0.3.1 under NumPy 2.4.
+    /// Each row was put to the rule of EvalPlus 0.3.1 under `NumPy` 2.4.
     #[test]
     fn values_are_close_as_evalplus_has_it() {
         for (expected, found, tolerance, accepted) in [
