@@ -242,7 +242,9 @@ fn run_compiled(
         let mut ran = sandbox.process(Process::of(&request), &limits)?;
         let failed = early_end(&ran, &limits).or_else(|| {
             let said = String::from_utf8_lossy(&ran.stderr);
-            let said = said.lines().find(|line| !line.trim().is_empty()).unwrap_or("the compiler gave no reason");
+            let written = || said.lines().filter(|line| !line.trim().is_empty());
+            let said = written().find(|line| line.contains("error")).or_else(|| written().next());
+            let said = said.unwrap_or("the compiler gave no reason");
             (ran.exit != Some(0)).then(|| (Verdict::Error, format!("does not compile: {said}")))
         });
         if let Some(failed) = failed {
