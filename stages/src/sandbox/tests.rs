@@ -390,6 +390,7 @@ fn test_code_may_use_the_programs_objects_from_afar() {
 fn test_code_that_must_run_beside_the_program_is_trusted_less() {
     for (source, code) in [
         ("def f(x): return x", "a = [1]\nassert f(a) is a"),
+        ("import os\nos.mkdir('d')\nos.chdir('d')\ndef f(x): return x", "a = [1]\nassert f(a) is a"),
         ("def f(g): return g(2)", "assert f(lambda x: x + 1) == 3"),
         (
             "from collections import namedtuple\nP = namedtuple('P', 'a b')\ndef f(): return P(1, 2)",

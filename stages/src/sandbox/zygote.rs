@@ -17,9 +17,14 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-/// The program that the zygote runs: three files that are one script.
-const SCRIPT: &str =
-    concat!(include_str!("python/jail.py"), include_str!("python/modes.py"), include_str!("python/zygote.py"));
+/// The program that the zygote runs: five files that are one script.
+const SCRIPT: &str = concat!(
+    include_str!("python/jail.py"),
+    include_str!("python/values.py"),
+    include_str!("python/stand_ins.py"),
+    include_str!("python/modes.py"),
+    include_str!("python/zygote.py")
+);
 /// How much of the standard error is read, in bytes.
 const MOST_STDERR: u64 = 2000;
 /// Asks an interpreter what it is, and which of the machine's files it needs.

@@ -1,6 +1,7 @@
 """The zygote: one warm interpreter that forks a jailed child for every program. Trusted; it never sees a program or a test.
 
-Three files make one script: `jail.py` shuts a process in, `modes.py` is what a process does there, `zygote.py` forks and watches.
+Five files make one script: `jail.py` shuts a process in, `values.py` says values as text, `stand_ins.py` lets test code work from a
+second process, `modes.py` is all that a process can be asked to do there, `zygote.py` forks and watches.
 Started by `zygote.rs` as `python3 -s -S -B -c <these> <config as JSON>` with an empty environment; descriptor 0 is a SEQPACKET
 socket. Each message carries limits and the descriptors of one process, or of two that are linked (request, stdin, stdout, stderr,
 result). The child reads the request itself, inside its jail, so that nothing of one program is ever in the memory that the next
@@ -225,6 +226,11 @@ def restrict_files(abi, work):
     return ruleset
 
 
+def work_folder():
+    """Where programs begin, and all that they can write."""
+    return "/tmp" if STATE.flags else CONFIG["work"]
+
+
 def jail(header, fds, ready):
     """Shuts this process in. From the last line on nothing but the request, three streams, the result and the link is within reach."""
     LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
@@ -235,9 +241,7 @@ def jail(header, fds, ready):
     if STATE.flags:
         write_map(STATE.proc, (NOBODY, UID), (NOBODY, GID))
         mount("work", "/tmp", "tmpfs", MS_NOSUID | MS_NODEV, "size=%d,nr_inodes=4096,mode=700" % header["tmpfs"])
-        work = "/tmp"
-    else:
-        work = CONFIG["work"]
+    work = work_folder()
     os.chdir(work)
     ruleset = restrict_files(STATE.abi, work) if STATE.abi else -1
     for fd, target in zip(fds, (REQUEST_FD, 0, 1, 2, RESULT_FD, LINK_FD)):
