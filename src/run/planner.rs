@@ -454,7 +454,10 @@ pub(super) fn probe(need: &Environment) -> Result<String, (String, String)> {
         }
         Environment::Toolchain(path) => {
             let found = Toolchain::find(path);
-            ("the tools of a language", found.map(|found| found.version().to_owned()).map_err(StageError::from))
+            (
+                "a file that says how a language is run",
+                found.map(|found| found.version().to_owned()).map_err(StageError::from),
+            )
         }
     };
     found.map_err(|error| match error {
