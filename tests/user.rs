@@ -6,10 +6,10 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-/// The user and group `nobody`.
-const NOBODY: u32 = 65534;
+/// A user and group without a name. Not `nobody`, whose files the tests of the sandbox count.
+const SOMEBODY: u32 = 54_321;
 
-/// A lab that belongs to an ordinary user: to `nobody` where the tests run as root, else to whoever runs them.
+/// A lab that belongs to an ordinary user: to one without a name where the tests run as root, else to whoever runs them.
 struct Ordinary {
     lab: Lab,
 }
@@ -22,7 +22,7 @@ impl Ordinary {
             std::fs::copy(env!("CARGO_BIN_EXE_ablate"), lab.path("ablate")).expect("a copy in the lab");
             let pipelines = lab.path("");
             for folder in [pipelines.as_path(), pipelines.parent().expect("the lab's own folder")] {
-                chown(folder, Some(NOBODY), Some(NOBODY)).expect("root gives folders away");
+                chown(folder, Some(SOMEBODY), Some(SOMEBODY)).expect("root gives folders away");
             }
         }
         Self { lab }
@@ -37,8 +37,8 @@ impl Ordinary {
                 .env_clear()
                 .env("ABLATE_CACHE", self.lab.path("cache"))
                 .env("PATH", "/usr/local/bin:/usr/bin:/bin")
-                .uid(NOBODY)
-                .gid(NOBODY);
+                .uid(SOMEBODY)
+                .gid(SOMEBODY);
             command
         } else {
             self.lab.command(arguments)

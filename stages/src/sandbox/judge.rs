@@ -6,6 +6,7 @@
 //! one and its test in the other; where the test needs what cannot cross between them, one process with both, trusted less.
 
 use super::compare::{OutputComparator, ValueComparator};
+use super::records::{Listener, Record};
 use super::zygote::{Process, Ran, Reason};
 use super::{Limits, Sandbox, SandboxError, Toolchain, language};
 use crate::code::literal::Value;
@@ -312,70 +313,126 @@ fn run_call(sandbox: &mut Sandbox, program: &Program<'_>, limits: &Limits) -> Re
         return Err(no_tests("tests of style `call` need an entry_point"));
     };
     let inputs: Vec<&str> = cases.iter().map(|case| case.input.as_str()).collect();
-    let mut tally = Tally::new(cases.len());
-    let mut next = 0;
-    'processes: while next < cases.len() {
-        let start = next;
-        let request = json!({ "mode": "call", "program": program.source, "entry_point": entry_point, "inputs": inputs, "start": start, "coverage": program.coverage });
-        let mut ran = sandbox.process(Process::of(&request), limits)?;
-        tally.count(&mut ran);
-        let mut open = None;
-        for record in &ran.records {
-            if record.kind == b'T' && open.is_none() && next == start {
-                let test = usize::try_from(record.index).unwrap_or_default().min(cases.len() - 1);
-                // Checked here too: a program could have written this.
-                if let Err(error) = Value::parse(&cases[test].input) {
+    let mut calls = Calls {
+        program,
+        limits,
+        tally: Tally::new(cases.len()),
+        start: 0,
+        next: 0,
+        is_open: false,
+        is_over: false,
+        is_deaf: false,
+        fault: None,
+    };
+    while !calls.is_over {
+        let start = calls.next;
+        calls.start = start;
+        let request = json!({
+            "mode": "call", "program": program.source, "entry_point": entry_point, "inputs": &inputs[start..], "start": start,
+            "coverage": program.coverage,
+        });
+        let mut ran = sandbox.listen(&request, limits, &mut calls)?;
+        if let Some(fault) = calls.fault {
+            return Err(fault);
+        }
+        calls.tally.count(&mut ran);
+        calls.end(&ran);
+    }
+    Ok(calls.tally.judgement(program.value.name().into(), Trust::Full))
+}
+
+/// The cases of style `call`, settled one by one as a process comes through them.
+struct Calls<'a> {
+    program: &'a Program<'a>,
+    limits: &'a Limits,
+    tally: Tally,
+    /// The first case of the process that runs.
+    start: usize,
+    /// The case that is the next to be settled.
+    next: usize,
+    /// Whether its call has begun.
+    is_open: bool,
+    /// Whether all cases are settled.
+    is_over: bool,
+    /// Whether the process has said what makes no sense: nothing that it says after that counts.
+    is_deaf: bool,
+    /// A fault of the test, which leaves nothing to judge.
+    fault: Option<SandboxError>,
+}
+
+impl Listener for Calls<'_> {
+    fn begin(&mut self) {
+        self.tally.settled[self.start..].fill(None);
+        self.next = self.start;
+        (self.is_open, self.is_over, self.is_deaf) = (false, false, false);
+    }
+
+    fn hear(&mut self, record: Record) -> bool {
+        let cases = &self.program.tests.cases;
+        let is_at_begin = !self.is_open && self.next == self.start;
+        if self.is_deaf || self.is_over {
+        } else if record.kind == b'T' && is_at_begin {
+            let test = usize::try_from(record.index).unwrap_or_default().min(cases.len() - 1);
+            // Checked here too: a program could have written this.
+            match Value::parse(&cases[test].input) {
+                Err(error) => {
                     let problem = format!("the arguments are no Python literal: {error} (Python: {})", record.text);
-                    return Err(SandboxError::Test { index: test + 1, problem });
+                    self.fault = Some(SandboxError::Test { index: test + 1, problem });
+                    self.is_over = true;
                 }
-                tally.settle_rest(&(Verdict::Error, format!("test {}: {}", test + 1, record.text)));
-                break 'processes;
+                Ok(_) => self.settle_rest(&(Verdict::Error, format!("test {}: {}", test + 1, record.text))),
             }
-            let whole = record.index == -1 && b"EMO".contains(&record.kind);
-            if whole && open.is_none() && next == start {
-                tally.settle_rest(&(error_verdict(record.kind), record.text.clone()));
-                break 'processes;
+        } else if record.index == -1 && b"EMO".contains(&record.kind) && is_at_begin {
+            self.settle_rest(&(error_verdict(record.kind), record.text));
+        } else if record.index != self.next as i64 {
+            self.is_deaf = true;
+        } else {
+            match (record.kind, self.is_open) {
+                (b'C', false) => self.is_open = true,
+                (b'R', true) => match answer(self.program, self.next, &record.text) {
+                    Ok(settled) => self.settle(settled),
+                    Err(fault) => (self.fault, self.is_over) = (Some(fault), true),
+                },
+                (b'E' | b'M' | b'O', true) => self.settle((error_verdict(record.kind), record.text)),
+                _ => self.is_deaf = true,
             }
-            if record.index != next as i64 {
-                break;
-            }
-            let settled = match (record.kind, open) {
-                (b'C', None) => {
-                    open = Some(next);
-                    continue;
-                }
-                (b'R', Some(_)) => answer(program, next, &record.text)?,
-                (b'E' | b'M' | b'O', Some(_)) => (error_verdict(record.kind), record.text.clone()),
-                _ => break,
-            };
-            open = None;
-            if !tally.settle(next, settled, limits) {
-                break 'processes;
-            }
-            next += 1;
         }
-        if next >= cases.len() {
-            break;
+        !self.is_over
+    }
+}
+
+impl Calls<'_> {
+    /// Settles the next case.
+    fn settle(&mut self, settled: Settled) {
+        let goes_on = self.tally.settle(self.next, settled, self.limits);
+        self.next += 1;
+        self.is_open = false;
+        self.is_over = !goes_on || self.next >= self.program.tests.cases.len();
+    }
+
+    fn settle_rest(&mut self, with: &Settled) {
+        self.tally.settle_rest(with);
+        self.is_over = true;
+    }
+
+    /// The process has ended. Where its last case was not answered, that is for how it ended.
+    fn end(&mut self, ran: &Ran) {
+        if self.is_over {
+            return;
         }
-        // The process ended before its last case was answered.
-        let early = early_end(&ran, limits).unwrap_or_else(|| {
+        let early = early_end(ran, self.limits).unwrap_or_else(|| {
             (Verdict::Error, format!("ended by itself with exit code {} before it returned", ran.exit.unwrap_or(-1)))
         });
         let by_limit = matches!(early.0, Verdict::Timeout | Verdict::Memory | Verdict::OutputLimit);
-        if by_limit && next > start {
-            continue;
-        }
-        if open.is_none() && next == start {
+        if by_limit && self.next > self.start {
+            // Run again as the first of a process.
+        } else if !self.is_open && self.next == self.start {
             // It never came to a case: no other case will fare better.
-            tally.settle_rest(&early);
-            break;
+            self.settle_rest(&early);
+        } else {
+            self.settle(early);
         }
-        if !tally.settle(next, early, limits) {
-            break;
-        }
-        next += 1;
     }
-    Ok(tally.judgement(program.value.name().into(), Trust::Full))
 }
 
 /// Compares what a call returned.
@@ -414,7 +471,7 @@ fn run_assert(sandbox: &mut Sandbox, program: &Program<'_>, limits: &Limits) -> 
     let test = json!({
         "mode": "test", "code": code, "setup": program.tests.setup, "entry_point": program.entry_point, "most": limits.output_bytes,
     });
-    let mut ran = sandbox.processes(&[Process::of(&serve), Process::of(&test)], limits)?;
+    let mut ran = sandbox.processes(&[Process::of(&serve), Process::of(&test)], limits, None)?;
     let (Some(mut tester), Some(mut candidate)) = (ran.pop(), ran.pop()) else { return Err(SandboxError::Gone) };
     let mut tally = Tally::new(1);
     tally.count(&mut candidate);

@@ -21,6 +21,7 @@ mod language;
 mod outputs;
 mod pool;
 mod reach;
+mod records;
 mod seccomp;
 mod tether;
 mod zygote;
@@ -38,6 +39,8 @@ pub use zygote::Interpreter;
 use crate::stage::StageError;
 pub(crate) use pool::{config, open, share, tell, warn_of, worst};
 pub(crate) use reach::{Reach, environment};
+use records::Listener;
+use serde_json::Value as Json;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 pub(crate) use tether::Tethered;
@@ -258,30 +261,45 @@ impl Sandbox {
 
     /// One process; as [`Sandbox::processes`].
     fn process(&mut self, process: Process<'_>, limits: &Limits) -> Result<Ran, SandboxError> {
-        self.processes(&[process], limits)?.pop().ok_or(SandboxError::Gone)
+        self.processes(&[process], limits, None)?.pop().ok_or(SandboxError::Gone)
+    }
+
+    /// One process that is listened to; as [`Sandbox::processes`].
+    fn listen(&mut self, request: &Json, limits: &Limits, listener: &mut dyn Listener) -> Result<Ran, SandboxError> {
+        self.processes(&[Process::of(request)], limits, Some(listener))?.pop().ok_or(SandboxError::Gone)
     }
 
     /// One process or two that are linked. Where one has only waited too long, all of it is run again while no other sandbox runs
     /// anything: a machine that is busy must not fail a program. Returns what became of each.
-    fn processes(&mut self, processes: &[Process<'_>], limits: &Limits) -> Result<Vec<Ran>, SandboxError> {
+    fn processes(
+        &mut self,
+        processes: &[Process<'_>],
+        limits: &Limits,
+        mut listener: Option<&mut dyn Listener>,
+    ) -> Result<Vec<Ran>, SandboxError> {
         let crowd = self.crowd.clone();
         let ran = {
             let _one_of_many = crowd.read().unwrap_or_else(PoisonError::into_inner);
-            self.once(processes, limits)?
+            self.once(processes, limits, &mut listener)?
         };
         if ran.iter().all(|ran| ran.reason != Some(Reason::Wall)) {
             return Ok(ran);
         }
         let _alone = crowd.write().unwrap_or_else(PoisonError::into_inner);
-        self.once(processes, limits)
+        self.once(processes, limits, &mut listener)
     }
 
     /// A zygote that has died or does not answer is replaced once.
-    fn once(&mut self, processes: &[Process<'_>], limits: &Limits) -> Result<Vec<Ran>, SandboxError> {
-        match self.zygote.run(processes, limits) {
+    fn once(
+        &mut self,
+        processes: &[Process<'_>],
+        limits: &Limits,
+        listener: &mut Option<&mut dyn Listener>,
+    ) -> Result<Vec<Ran>, SandboxError> {
+        match self.zygote.run(processes, limits, listener) {
             Err(SandboxError::Gone | SandboxError::Stuck) => {
                 self.zygote = Zygote::start(&self.interpreter, &self.config)?;
-                self.zygote.run(processes, limits)
+                self.zygote.run(processes, limits, listener)
             }
             other => other,
         }

@@ -1,7 +1,7 @@
 //! What a trusted solution returns: the outputs of its calls, to be what is expected of others.
 
 use super::judge::early_end;
-use super::zygote::Process;
+use super::records::{Listener, Record};
 use super::{Limits, Sandbox, SandboxError};
 use crate::code::literal::Value;
 use serde_json::json;
@@ -40,28 +40,18 @@ impl Sandbox {
         inputs: &[&str],
         limits: &Limits,
     ) -> Result<Outputs, SandboxError> {
-        let mut values: Vec<String> = Vec::with_capacity(inputs.len());
-        while values.len() < inputs.len() {
-            let start = values.len();
+        let mut returned = Returned { values: Vec::with_capacity(inputs.len()), start: 0, bad_end: None };
+        while returned.values.len() < inputs.len() {
+            let start = returned.values.len();
+            returned.start = start;
             let request = json!({
-                "mode": "call", "program": source, "entry_point": entry_point, "inputs": inputs, "start": start,
+                "mode": "call", "program": source, "entry_point": entry_point, "inputs": &inputs[start..], "start": start,
             });
-            let ran = self.process(Process::of(&request), limits)?;
-            for record in &ran.records {
-                let call = values.len();
-                match record.kind {
-                    b'R' if record.index == call as i64 => match Value::parse_encoded(&record.text) {
-                        Ok(value) if value.py_eq(&value) => values.push(record.text.clone()),
-                        _ => return Ok(Outputs::Incomparable { call, value: record.text.clone() }),
-                    },
-                    b'E' | b'M' | b'O' | b'T' => {
-                        let call = usize::try_from(record.index).ok();
-                        return Ok(Outputs::Failed { call, problem: record.text.clone() });
-                    }
-                    _ => {}
-                }
+            let ran = self.listen(&request, limits, &mut returned)?;
+            if let Some(bad_end) = returned.bad_end {
+                return Ok(bad_end);
             }
-            let call = values.len();
+            let call = returned.values.len();
             // A limit that was reached with earlier calls behind it says nothing of this one.
             if call < inputs.len() && call == start {
                 let problem = early_end(&ran, limits).map_or_else(
@@ -71,7 +61,38 @@ impl Sandbox {
                 return Ok(Outputs::Failed { call: Some(call), problem });
             }
         }
-        Ok(Outputs::Values(values))
+        Ok(Outputs::Values(returned.values))
+    }
+}
+
+/// What calls have returned so far.
+struct Returned {
+    values: Vec<String>,
+    /// The first call of the process that runs.
+    start: usize,
+    bad_end: Option<Outputs>,
+}
+
+impl Listener for Returned {
+    fn begin(&mut self) {
+        self.values.truncate(self.start);
+        self.bad_end = None;
+    }
+
+    fn hear(&mut self, record: Record) -> bool {
+        let call = self.values.len();
+        match record.kind {
+            b'R' if record.index == call as i64 => match Value::parse_encoded(&record.text) {
+                Ok(value) if value.py_eq(&value) => self.values.push(record.text),
+                _ => self.bad_end = Some(Outputs::Incomparable { call, value: record.text }),
+            },
+            b'E' | b'M' | b'O' | b'T' => {
+                let call = usize::try_from(record.index).ok();
+                self.bad_end = Some(Outputs::Failed { call, problem: record.text });
+            }
+            _ => {}
+        }
+        self.bad_end.is_none()
     }
 }
 

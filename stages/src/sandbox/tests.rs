@@ -222,6 +222,18 @@ fn a_crash_or_a_timeout_in_one_case_costs_that_case_alone() {
 }
 
 #[test]
+fn a_process_ends_with_the_first_failure_where_that_is_enough() {
+    let source = "def f(x):\n    while x: pass\n    return x";
+    let cases = [("(0,)", "0"), ("(0,)", "1"), ("(1,)", "1")];
+    let tests = tests(TestStyle::Call, &cases, None);
+    let once = Limits { stop_at_first_failure: true, cpu_s: 20.0, ..limits() };
+    let found = judged(source, Some("f"), &tests, &once);
+    expect(&found, Verdict::Wrong, 1);
+    assert!(found.cpu_s < once.cpu_s, "the last call, which never ends, was not waited for: {found:?}");
+    expect(&stdio("print(1)", &[("", "1")]), Verdict::Passed, 1);
+}
+
+#[test]
 fn every_case_has_the_whole_time_limit() {
     let source = "import time\ndef f(x):\n    end = time.process_time() + 0.4\n    while time.process_time() < end: pass\n    return x";
     let found = call(source, &[("(0,)", "0"), ("(1,)", "1"), ("(2,)", "2"), ("(3,)", "3")]);

@@ -1,7 +1,9 @@
 //! The zygote's other end: starts it, hands it programs, reads what became of them.
 
 use super::isolation::Isolation;
+use super::records::{Heard, Listener, Record};
 use super::{Config, Feature, Limits, SandboxError, Toolchain, seccomp};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::socket::{
     AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, SockaddrStorage, recv, send, sendmsg, setsockopt,
@@ -13,9 +15,10 @@ use serde_json::{Value as Json, json};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{IoSlice, Read, Seek, SeekFrom, Write};
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 /// The program that the zygote runs: five files that are one script.
 const SCRIPT: &str = concat!(
@@ -25,6 +28,12 @@ const SCRIPT: &str = concat!(
     include_str!("python/modes.py"),
     include_str!("python/zygote.py")
 );
+/// Has the zygote end what it runs.
+const ENOUGH: &[u8] = b"enough";
+/// How often is looked what a process has said.
+const LISTENING: Duration = Duration::from_millis(20);
+/// The place of the result among the files of a process.
+const RESULT: usize = 4;
 /// How much of the standard error is read, in bytes.
 const MOST_STDERR: u64 = 2000;
 /// Asks an interpreter what it is, and which of the machine's files it needs.
@@ -172,17 +181,10 @@ pub(super) struct Ran {
     pub(super) stderr: Vec<u8>,
     /// What it wrote as its result: records, or the file that it was to make.
     pub(super) result: File,
+    /// What it said there that no listener was told.
     pub(super) records: Vec<Record>,
     /// Whether the result is as large as an output may be: what came behind is lost.
     pub(super) is_full: bool,
-}
-
-/// A line of the result: what the child says of one case. The program can write here too: it speaks for itself alone.
-#[derive(Debug)]
-pub(super) struct Record {
-    pub(super) kind: u8,
-    pub(super) index: i64,
-    pub(super) text: String,
 }
 
 impl Zygote {
@@ -221,7 +223,7 @@ impl Zygote {
         visible.extend(more.iter().filter(|path| !interpreter.visible.contains(path)).cloned());
         let settings = json!({
             "work": work.as_ref().map(tempfile::TempDir::path), "visible": visible, "disable": disable, "pinned": config.pinned,
-            "filters": seccomp::filters()?, "no_namespace_filter": seccomp::no_namespace_filter()?,
+            "filter": seccomp::filter(), "filter_without_namespaces": seccomp::filter_without_namespaces(),
         });
         let (control, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
         let log = memory_file("log", b"")?;
@@ -250,6 +252,21 @@ impl Zygote {
         Ok(Ok(zygote))
     }
 
+    /// Waits until the zygote says something or has ended; returns whether it did so in time.
+    fn answers_until(&self, latest: Instant) -> Result<bool, SandboxError> {
+        let mut control = [PollFd::new(self.control.as_fd(), PollFlags::POLLIN)];
+        loop {
+            let left = latest.saturating_duration_since(Instant::now());
+            // Rounded up: a poll of nothing would be asked over and over.
+            let left = PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
+            match poll(&mut control, left) {
+                Ok(answers) => return Ok(answers > 0),
+                Err(nix::Error::EINTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
     fn receive(&self) -> Result<Vec<u8>, nix::Error> {
         let mut buffer = vec![0; 16384];
         loop {
@@ -265,9 +282,14 @@ impl Zygote {
         }
     }
 
-    /// Runs one process, or two that are linked, until the last one ends. `Err(Gone)` where the zygote itself has died, `Err(Stuck)`
-    /// where it does not answer.
-    pub(super) fn run(&mut self, processes: &[Process<'_>], limits: &Limits) -> Result<Vec<Ran>, SandboxError> {
+    /// Runs one process, or two that are linked, until the last one ends. `listener` is told of the cases that the first one comes
+    /// through. `Err(Gone)` where the zygote itself has died, `Err(Stuck)` where it does not answer.
+    pub(super) fn run(
+        &mut self,
+        processes: &[Process<'_>],
+        limits: &Limits,
+        listener: &mut Option<&mut dyn Listener>,
+    ) -> Result<Vec<Ran>, SandboxError> {
         let wall_s = limits.wall_s();
         // A program that was compiled lies in the work folder beside what it writes.
         let artifact = match processes {
@@ -294,8 +316,6 @@ impl Zygote {
             fds.push(artifact.as_raw_fd());
         }
         let message = header.to_string();
-        // The supervisor keeps the limits; this is for the case that it is itself stuck or stopped.
-        setsockopt(&self.control, sockopt::ReceiveTimeout, &TimeVal::seconds(wall_s as i64 + 60))?;
         sendmsg::<SockaddrStorage>(
             self.control.as_raw_fd(),
             &[IoSlice::new(message.as_bytes())],
@@ -304,10 +324,32 @@ impl Zygote {
             None,
         )
         .map_err(|_| SandboxError::Gone)?;
-        let answer = self.receive().map_err(|error| match error {
-            nix::Error::EAGAIN => SandboxError::Stuck,
-            _ => SandboxError::Gone,
-        })?;
+        // The supervisor keeps the limits; this is for the case that it is itself stuck or stopped.
+        let latest = Instant::now() + Duration::from_secs_f64(wall_s + 60.0);
+        let most = limits.output_bytes + 1;
+        let mut heard = Heard::default();
+        if let Some(listener) = listener {
+            listener.begin();
+            let mut goes_on = true;
+            while goes_on {
+                let has_ended = self.answers_until(latest.min(Instant::now() + LISTENING))?;
+                heard.read(&files[0][RESULT], most)?;
+                goes_on = heard.of_cases().into_iter().all(|record| listener.hear(record));
+                if has_ended {
+                    break;
+                }
+                if !goes_on {
+                    send(self.control.as_raw_fd(), ENOUGH, MsgFlags::MSG_NOSIGNAL).map_err(|_| SandboxError::Gone)?;
+                }
+                if Instant::now() >= latest {
+                    return Err(SandboxError::Stuck);
+                }
+            }
+        }
+        if !self.answers_until(latest)? {
+            return Err(SandboxError::Stuck);
+        }
+        let answer = self.receive().map_err(|_| SandboxError::Gone)?;
         let ended: Vec<Ended> =
             serde_json::from_slice(&answer).map_err(|error| SandboxError::Jail(error.to_string()))?;
         if let Some(problem) = ended.iter().find_map(|ended| ended.setup.clone()) {
@@ -316,8 +358,9 @@ impl Zygote {
         if let Some(work) = &self.work {
             empty(work.path())?;
         }
-        let most = limits.output_bytes + 1;
         let ran = |(ended, [_, _, stdout, stderr, result]): (Ended, [File; 5])| {
+            let mut heard = std::mem::take(&mut heard);
+            heard.read(&result, most)?;
             Ok(Ran {
                 exit: ended.exit,
                 signal: ended.signal,
@@ -327,7 +370,7 @@ impl Zygote {
                 peak_memory_bytes: ended.peak_memory_bytes,
                 stdout: contents(&stdout, most)?,
                 stderr: contents(&stderr, MOST_STDERR)?,
-                records: records(&contents(&result, most)?),
+                records: heard.records,
                 is_full: result.metadata()?.len() >= limits.output_bytes,
                 result,
             })
@@ -388,20 +431,4 @@ fn contents(mut file: &File, most: u64) -> std::io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     file.take(most).read_to_end(&mut bytes)?;
     Ok(bytes)
-}
-
-/// Reads records until the first that is cut off or malformed.
-fn records(mut bytes: &[u8]) -> Vec<Record> {
-    let mut records = Vec::new();
-    while let Some(end) = bytes.iter().position(|&byte| byte == b'\n') {
-        let Ok(line) = std::str::from_utf8(&bytes[..end]) else { break };
-        let mut words = line.split(' ');
-        let (Some(kind), Some(index), Some(length)) = (words.next(), words.next(), words.next()) else { break };
-        let (&[kind], Ok(index), Ok(length)) = (kind.as_bytes(), index.parse(), length.parse::<usize>()) else { break };
-        let start = end + 1;
-        let Some(text) = start.checked_add(length).and_then(|stop| bytes.get(start..stop)) else { break };
-        records.push(Record { kind, index, text: String::from_utf8_lossy(text).into_owned() });
-        bytes = bytes.get(start + length + 1..).unwrap_or_default();
-    }
-    records
 }

@@ -12,7 +12,8 @@ import sys
 sys.path[:] = [p for p in sys.path if p]
 import _sitebuiltins
 import array, ast, builtins, ctypes, errno, gc, io, json, os, resource, select, signal, socket, threading, time, traceback, types
-import atexit, bisect, collections, copy, datetime, decimal, enum, fractions, functools, hashlib, heapq, inspect, itertools
+# What programs import, so that it need not be read for each. Not hashlib: its OpenSSL would cost every fork more than it saves a few.
+import atexit, bisect, collections, copy, datetime, decimal, enum, fractions, functools, heapq, inspect, itertools
 import math, operator, random, re, statistics, string, textwrap, typing, warnings, abc, contextlib, dataclasses, numbers
 
 CONFIG = json.loads(sys.argv[1])
@@ -24,11 +25,13 @@ SYS_CLONE, SYS_CAPSET = {"x86_64": (56, 126), "aarch64": (220, 91)}.get(MACHINE,
 SYS_CLOSE_RANGE = 436
 NEWNS, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET = 0x20000, 0x4000000, 0x8000000, 0x10000000, 0x20000000, 0x40000000
 CLONE_PIDFD = 0x1000
+LARGE_PAGE, MADV_COLLAPSE = 2 << 20, 25
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 1, 2, 4, 32, 4096, 16384, 0x40000
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS, PR_SET_SUBREAPER = 1, 4, 22, 38, 36
 NOBODY = 65534
 RESULT_FD, READY_FD, REQUEST_FD, RULES_FD, LINK_FD = 63, 62, 61, 60, 59
 STACKS = 512 << 20  # the stacks of threads are reserved whole and used in part; what is used the supervisor sees
+NO_CAPABILITIES = array.array("I", [0x20080522, 0]).tobytes()  # the head of what capset(2) takes
 ENVIRONMENT = {"LANG": "C.UTF-8", "TZ": "UTC", "PYTHONHASHSEED": "0", "HOME": "/tmp", "PATH": "/usr/bin:/bin"}
 
 
@@ -51,14 +54,18 @@ def mount(source, target, kind, flags, data=None):
     check(LIBC.mount(encoded(source), encoded(target), encoded(kind), flags, encoded(data)), "mount %s on %s" % (source, target))
 
 
-def write_map(proc, uid, gid):
-    """Maps this process's only user and group to nobody, in the user namespace that it is the first of."""
-    for name, text in (("setgroups", "deny"), ("uid_map", "%d %d 1" % uid), ("gid_map", "%d %d 1" % gid)):
-        fd = os.open("self/" + name, os.O_WRONLY, dir_fd=proc)
-        try:
-            os.write(fd, text.encode())
-        finally:
-            os.close(fd)
+def maps_of(inside, outside):
+    """What to write where, that an only user and group of a new user namespace stand for these outside."""
+    pairs = [b"%d %d 1" % pair for pair in zip(inside, outside)]
+    return (("self/setgroups", b"deny"), ("self/uid_map", pairs[0]), ("self/gid_map", pairs[1]))
+
+
+def write_maps(proc, maps):
+    """Maps users and groups in the namespace that this process is the first of."""
+    for name, text in maps:
+        fd = os.open(name, os.O_WRONLY, dir_fd=proc)
+        os.write(fd, text)
+        os.close(fd)
 
 
 def close_from(lowest):
@@ -77,7 +84,7 @@ def enter_namespaces(proc):
         return True
     uid, gid = os.geteuid(), os.getegid()
     check(LIBC.unshare(flags | NEWUSER), "unshare user namespace")
-    write_map(proc, (0, uid), (0, gid))
+    write_maps(proc, maps_of((0, 0), (uid, gid)))
     return False
 
 
@@ -141,7 +148,7 @@ def landlock_abi():
 
 def set_up():
     """Builds the jail, as far as the machine lets it. Returns (in force, missing with reasons)."""
-    state = types.SimpleNamespace(force=[], missing={}, proc=-1, flags=0, abi=0, filters=[], full_root=False)
+    state = types.SimpleNamespace(force=[], missing={}, proc=-1, flags=0, landlock=None, filter=None, full_root=False, work="/tmp")
     try:
         state.proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY)
     except OSError as error:
@@ -158,6 +165,7 @@ def set_up():
                 if not readable():
                     raise Failed("the interpreter's files cannot be read by an ordinary user")
             state.flags = NEWUSER | NEWPID | NEWNS | NEWIPC | NEWUTS
+            state.maps = maps_of((NOBODY, NOBODY), (os.geteuid(), os.getegid()))
             state.force += ["network namespace", "user namespace", "pid namespace", "mount namespace"]
         except (Failed, OSError) as error:
             # Half a jail cannot be undone: the caller starts again without namespaces.
@@ -166,19 +174,17 @@ def set_up():
         state.missing["namespaces"] = "not known for %s" % MACHINE
     if not state.flags:
         LIBC.prctl(PR_SET_SUBREAPER, 1, 0, 0, 0)
-    state.abi = 0 if "landlock" in DISABLED else landlock_abi()
-    if state.abi:
+        state.work = CONFIG["work"]
+    abi = 0 if "landlock" in DISABLED else landlock_abi()
+    if abi:
+        state.landlock = landlock_rules(abi, state.full_root, state.work)
         state.force.append("landlock")
     else:
         state.missing["landlock"] = "switched off" if "landlock" in DISABLED else "the kernel has it not, or not switched on"
     if "seccomp" in DISABLED:
         state.missing["seccomp"] = "switched off"
-    elif CONFIG["filters"]:
-        extra = [] if state.flags else [CONFIG["no_namespace_filter"]]
-        for code in CONFIG["filters"] + extra:
-            raw = ctypes.create_string_buffer(bytes.fromhex(code), len(code) // 2)
-            program = SockFprog(len(code) // 16, ctypes.cast(raw, ctypes.c_void_p))
-            state.filters.append((raw, program))
+    elif CONFIG["filter"]:
+        state.filter = SockFprog.of(CONFIG["filter" if state.flags else "filter_without_namespaces"])
         state.force.append("seccomp")
     else:
         state.missing["seccomp"] = "no filter for %s" % MACHINE
@@ -187,63 +193,78 @@ def set_up():
 
 
 class SockFprog(ctypes.Structure):
-    _fields_ = [("len", ctypes.c_ushort), ("filter", ctypes.c_void_p)]
+    """A filter as prctl(2) takes it."""
+    _fields_ = [("len", ctypes.c_ushort), ("filter", ctypes.c_char_p)]
+
+    @classmethod
+    def of(cls, code):
+        return cls(len(code) // 16, bytes.fromhex(code))  # which keeps the bytes alive
 
 
 # ---- what every child does before a line of the program runs -------------------------------------------------------------
 
 
-def restrict_files(abi, work):
-    """Landlock: everything can be read and run that is visible, only the work folder written; no TCP, no signals to outside."""
+def landlock_rules(abi, full_root, work):
+    """Landlock: everything can be read and run that is visible, only the work folder written; no TCP, no signals to outside. Returns
+    what a ruleset handles, and its rules as paths with the rights beneath them."""
     all_rights = (1 << {1: 13, 2: 14, 3: 15, 4: 15}.get(abi, 16)) - 1
     read_rights = 0b1101  # execute, read file, read folder
-    attr = [all_rights]
-    if abi >= 4:
-        attr.append(3)
-    if abi >= 6:
-        attr.append(3)
-    packed = array.array("Q", attr).tobytes()
-    ruleset = check(LIBC.syscall(444, packed, len(packed), 0), "landlock_create_ruleset")
+    of_a_file = 0b111 | (1 << 14)  # run, write, read, truncate
+    handled = [all_rights] + [3] * (abi >= 4) + [3] * (abi >= 6)
+    readable = ["/"] if full_root else CONFIG["visible"] + ["/dev/urandom"]
+    rules = [(path, read_rights if os.path.isdir(path) else read_rights & of_a_file) for path in readable]
+    rules += [(work, all_rights), ("/dev/null", 0b110 | (1 << 14 if abi >= 3 else 0))]
+    packed = lambda numbers: array.array("Q", numbers).tobytes()
+    return packed(handled), [(path, packed([rights])) for path, rights in rules if os.path.exists(path)]
 
-    def rule(path, rights):
-        try:
-            fd = os.open(path, os.O_PATH)
-        except OSError:
-            return
-        if not os.path.isdir(path):
-            rights &= 0b111 | (1 << 14)  # what there is to allow of a file: run, write, read, truncate
-        beneath = array.array("Q", [rights]).tobytes() + array.array("i", [fd]).tobytes()
-        check(LIBC.syscall(445, ruleset, 1, beneath, 0), "landlock_add_rule %s" % path)
+
+def restrict_files(handled, rules):
+    """Makes the ruleset, in every child anew: its work folder is a file system of its own."""
+    ruleset = check(LIBC.syscall(444, handled, len(handled), 0), "landlock_create_ruleset")
+    for path, rights in rules:
+        fd = os.open(path, os.O_PATH)
+        check(LIBC.syscall(445, ruleset, 1, rights + fd.to_bytes(4, sys.byteorder), 0), "landlock_add_rule")
         os.close(fd)
-
-    if STATE.full_root:
-        rule("/", read_rights)
-    else:
-        for path in CONFIG["visible"] + ["/dev/urandom"]:
-            rule(path, read_rights)
-    rule(work, all_rights & ~(1 << 13) if abi < 2 else all_rights)
-    rule("/dev/null", 0b110 | (1 << 14 if abi >= 3 else 0))
     return ruleset
 
 
-def work_folder():
-    """Where programs begin, and all that they can write."""
-    return "/tmp" if STATE.flags else CONFIG["work"]
+def rlimits(header):
+    """The limits that the kernel keeps, none above what the zygote itself has."""
+    wanted = {
+        resource.RLIMIT_CPU: int(header["cpu"]) + 2,
+        resource.RLIMIT_DATA: header["memory"] + STACKS,
+        resource.RLIMIT_AS: header["address_space"],
+        resource.RLIMIT_FSIZE: header["output"],
+        resource.RLIMIT_NOFILE: 64,
+        # Without namespaces it counts all processes of the user, not this program's.
+        resource.RLIMIT_NPROC: header["processes"] if STATE.flags else None,
+        resource.RLIMIT_CORE: 0,
+        resource.RLIMIT_STACK: 64 << 20,
+    }
+    found = []
+    for kind, value in wanted.items():
+        highest = resource.getrlimit(kind)[1]
+        if value is not None:
+            value = min(value, highest) if highest >= 0 else value
+            found.append((kind, (value, value)))
+    return found
 
 
 def jail(header, fds, ready):
-    """Shuts this process in. From the last line on nothing but the request, three streams, the result and the link is within reach."""
+    """Shuts this process in. From the last line on nothing but the request, three streams, the result and the link is within reach.
+
+    Every page of memory that this touches is copied, which is most of what a program costs: what can be made ready in the zygote is.
+    """
     LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     os.close(ALIVE_WRITE)
     if select.select([ALIVE_READ], [], [], 0)[0]:
         os._exit(9)  # the zygote died before the line above
     os.setsid()
     if STATE.flags:
-        write_map(STATE.proc, (NOBODY, UID), (NOBODY, GID))
-        mount("work", "/tmp", "tmpfs", MS_NOSUID | MS_NODEV, "size=%d,nr_inodes=4096,mode=700" % header["tmpfs"])
-    work = work_folder()
-    os.chdir(work)
-    ruleset = restrict_files(STATE.abi, work) if STATE.abi else -1
+        write_maps(STATE.proc, STATE.maps)
+        check(LIBC.mount(b"work", b"/tmp", b"tmpfs", MS_NOSUID | MS_NODEV, header["tmpfs"]), "mount the work folder")
+    os.chdir(WORK)
+    ruleset = restrict_files(*STATE.landlock) if STATE.landlock else -1
     for fd, target in zip(fds, (REQUEST_FD, 0, 1, 2, RESULT_FD, LINK_FD)):
         os.dup2(fd, target)
     os.dup2(ready, READY_FD)
@@ -251,29 +272,15 @@ def jail(header, fds, ready):
         os.dup2(ruleset, RULES_FD)
     os.closerange(3, LINK_FD if len(fds) > 5 else RULES_FD)
     close_from(64)  # RLIMIT_NOFILE keeps new ones out and closes none
-    lowest = lambda kind, value: min(value, resource.getrlimit(kind)[1]) if resource.getrlimit(kind)[1] >= 0 else value
-    for kind, value in (
-        (resource.RLIMIT_CPU, int(header["cpu"]) + 2),
-        (resource.RLIMIT_DATA, header["memory"] + STACKS),
-        (resource.RLIMIT_AS, header["address_space"]),
-        (resource.RLIMIT_FSIZE, header["output"]),
-        (resource.RLIMIT_NOFILE, 64),
-        (resource.RLIMIT_NPROC, header["processes"]),
-        (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_STACK, 64 << 20),
-    ):
-        if value is None or (kind == resource.RLIMIT_NPROC and not STATE.flags):
-            continue  # without namespaces NPROC counts all processes of the user, not this program's
-        value = lowest(kind, value)
-        resource.setrlimit(kind, (value, value))
+    for kind, value in header["rlimits"]:
+        resource.setrlimit(kind, value)
     check(LIBC.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
     if ruleset >= 0:
         check(LIBC.syscall(446, RULES_FD, 0), "landlock_restrict_self")
         os.close(RULES_FD)
     if STATE.flags:
-        head = array.array("I", [0x20080522, 0]).tobytes()
-        check(LIBC.syscall(SYS_CAPSET, head, bytes(24)), "capset")
-    for raw, program in STATE.filters:
-        check(LIBC.prctl(PR_SET_SECCOMP, 2, ctypes.byref(program), 0, 0), "seccomp")
+        check(LIBC.syscall(SYS_CAPSET, NO_CAPABILITIES, bytes(24)), "capset")
+    if STATE.filter:
+        check(LIBC.prctl(PR_SET_SECCOMP, 2, ctypes.byref(STATE.filter), 0, 0), "seccomp")
 
 

@@ -1,19 +1,31 @@
 # ---- how a process starts, and how it tells what happened ----------------------------------------------------------------
 
 
-def read_all(fd):
-    parts = []
-    while True:
-        part = os.read(fd, 1 << 20)
-        if not part:
-            return b"".join(parts)
-        parts.append(part)
+def make_ready():
+    """What every program is to find, made in the zygote: streams on the descriptors that are put there later, an environment, the same
+    random numbers in every run, since a verdict is to be repeatable."""
+    os.environ.clear()
+    os.environ.update(ENVIRONMENT)
+    sys.argv[:] = ["program.py"]
+    random.seed(0)
+    none = os.memfd_create("none")  # streams ask what they are opened on, and programs get files in memory
+    for fd in (0, 1):
+        os.dup2(none, fd)
+    os.close(none)
+    sys.stdin = open(0, "r", encoding="utf-8", errors="surrogateescape", newline="\n")
+    sys.stdout = open(1, "w", encoding="utf-8", errors="surrogateescape")
+    sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", buffering=1)
+    sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr
+    if STATE.flags:
+        for number in FATAL:
+            signal.signal(number, end_by_signal)
+        os.register_at_fork(after_in_child=be_ended_by_signals)
 
 
 def child(header, fds, ready):
     try:
         jail(header, fds, ready)
-        request = json.loads(read_all(REQUEST_FD))
+        request, _ = read_json(os.read(REQUEST_FD, os.fstat(REQUEST_FD).st_size).decode("utf-8"), 0)
         os.close(REQUEST_FD)
         # What it took until here is not the program's.
         os.write(READY_FD, b"1 %d %d" % (time.process_time_ns(), time.monotonic_ns()))
@@ -28,14 +40,6 @@ def child(header, fds, ready):
         os._exit(70)
     code = 1
     try:
-        os.environ.clear()
-        os.environ.update(ENVIRONMENT)
-        sys.argv[:] = ["program.py"]
-        random.seed(0)  # the same random numbers in every run: a verdict is to be repeatable
-        sys.stdin = open(0, "r", encoding="utf-8", errors="surrogateescape", newline="\n")
-        sys.stdout = open(1, "w", encoding="utf-8", errors="surrogateescape")
-        sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", buffering=1)
-        sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr
         code = MODES[request["mode"]](request)
     finally:
         os._exit(code)
@@ -53,18 +57,26 @@ def end_by_signal(number, frame):
     os.kill(os.getpid(), number)
 
 
+def be_ended_by_signals():
+    """Leaves it to the kernel in processes that the program starts. A handler of Python's waits until a system call returns, and one
+    that the signal just missed may never."""
+    for number in FATAL:
+        if signal.getsignal(number) is end_by_signal:
+            signal.signal(number, signal.SIG_DFL)
+
+
 def entry(kind, index, text=b""):
     """A part of the result: kind, number of the case, length, payload."""
     return b"%s %d %d\n%s\n" % (kind, index, len(text), text)
 
 
-def append(data):
+def write(fd, data):
     while data:
-        data = data[os.write(RESULT_FD, data):]
+        data = data[os.write(fd, data):]
 
 
 def record(kind, index, text=b""):
-    append(entry(kind, index, text))
+    write(RESULT_FD, entry(kind, index, text))
 
 
 def describe(error):
@@ -88,7 +100,7 @@ def entry_of(index, error):
 
 def record_error(index, error):
     try:
-        append(entry_of(index, error))
+        write(RESULT_FD, entry_of(index, error))
     except OSError:
         pass
 
@@ -99,20 +111,17 @@ def record_error(index, error):
 def as_main(request):
     """Runs the program as the main module; returns its names."""
     source = request["program"].removeprefix("\ufeff")
-    place = os.path.join(work_folder(), "program.py")
-    sys.path.insert(0, work_folder())
-    with open(place, "w", encoding="utf-8", errors="surrogatepass", newline="") as file:
-        file.write(source)
+    sys.path.insert(0, WORK)
+    file = os.open(PLACE, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+    write(file, source.encode("utf-8", "surrogatepass"))
+    os.close(file)
     if "/dev/stdin" in source and STATE.full_root:
         with open("/tmp/stdin", "wb") as copy:  # where the link leads; /proc, where it leads elsewhere, is not there
             copy.write(os.pread(0, os.fstat(0).st_size, 0))
     module = types.ModuleType("__main__")
-    module.__dict__.update(__builtins__=builtins, __file__=place)
+    module.__dict__.update(__builtins__=builtins, __file__=PLACE)
     sys.modules["__main__"] = module
     program = compile(source, "program.py", "exec", dont_inherit=True)
-    if STATE.flags:
-        for number in FATAL:
-            signal.signal(number, end_by_signal)
     if request.get("coverage"):
         trace_lines()
     exec(program, module.__dict__)
@@ -189,7 +198,7 @@ LITERALS = {"__builtins__": {}, "float": float, "set": set, "frozenset": frozens
 
 def run_call(request):
     start = request["start"]
-    texts = [text.strip() for text in request["inputs"][start:]]
+    texts = [text.strip() for text in request["inputs"]]
     inputs = plain_arguments(texts)
     if inputs is None:
         inputs = []
@@ -206,7 +215,7 @@ def run_call(request):
         return 0
     before = b""  # what became of the last case; written with the start of the next one
     for index, arguments in enumerate(inputs, start):
-        append(before + entry(b"C", index))
+        write(RESULT_FD, before + entry(b"C", index))
         try:
             value = function(*arguments)
         except BaseException as error:
@@ -218,7 +227,7 @@ def run_call(request):
             text = b"opaque(1, '%s')" % type(error).__name__.encode()
         before = entry(b"R", index, text)
     try:
-        append(before)
+        write(RESULT_FD, before)
     except OSError as error:
         record_error(index, error)
     return 0
@@ -244,10 +253,11 @@ def plain_arguments(texts):
         text = text[1:-1].rstrip()
         inside.append(text if text[-1:] != "," else text[:-1].strip() or ",")
     try:
-        found = json.loads("[[%s]]" % "],[".join(inside)) if inside else []
-    except (ValueError, RecursionError):
+        text = "[[%s]]" % "],[".join(inside) if inside else "[]"
+        found, end = read_json(text, 0)
+    except (ValueError, StopIteration, RecursionError):
         return None
-    return [tuple(arguments) for arguments in found] if len(found) == len(texts) else None
+    return [tuple(arguments) for arguments in found] if len(found) == len(texts) and end == len(text) else None
 
 
 # ---- test code in the program's own process ------------------------------------------------------------------------------
@@ -274,9 +284,9 @@ def run_assert(request):
         sys.settrace(None)
         threading.settrace(None)
 
-    sys.path[:] = [path for path in sys.path if path != work_folder()]
+    sys.path[:] = [path for path in sys.path if path != WORK]
     for name, module in list(sys.modules.items()):
-        if os.path.dirname(str(getattr(module, "__file__", None))) == work_folder() and name != "__main__":
+        if os.path.dirname(str(getattr(module, "__file__", None))) == WORK and name != "__main__":
             del sys.modules[name]  # a library of the program's own making
     test = compile(request["code"], "test.py", "exec", dont_inherit=True)
     named = names_in(test)

@@ -1,0 +1,122 @@
+//! What a process says of its cases while it runs: records, one behind the other in a file that the process writes.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+
+/// Is told what a process says while it runs: judging need not wait for its end, nor hold all that it says.
+pub(super) trait Listener {
+    /// The process begins, perhaps anew: what it said before is void.
+    fn begin(&mut self);
+    /// Returns whether the process is to go on; else it is ended.
+    fn hear(&mut self, record: Record) -> bool;
+}
+
+/// A line of the result: what the child says of one case. The program can write here too: it speaks for itself alone.
+#[derive(Debug)]
+pub(super) struct Record {
+    pub(super) kind: u8,
+    pub(super) index: i64,
+    pub(super) text: String,
+}
+
+/// What has been read of a result, which may still grow.
+#[derive(Default)]
+pub(super) struct Heard {
+    /// What was read and not taken out.
+    pub(super) records: Vec<Record>,
+    /// The beginning of a record that is not yet there whole.
+    rest: Vec<u8>,
+    num_read: u64,
+    /// Whether something else than a record was found; what comes behind it counts for nothing.
+    is_nonsense: bool,
+}
+
+impl Heard {
+    /// Reads what has come, up to this place in the file. Never moves in the file: its place is that of the process, which writes.
+    pub(super) fn read(&mut self, file: &File, most: u64) -> std::io::Result<()> {
+        let mut part = vec![0; 1 << 16];
+        while self.num_read < most {
+            let length = file.read_at(&mut part, self.num_read)?;
+            if length == 0 {
+                break;
+            }
+            self.num_read += length as u64;
+            self.rest.extend_from_slice(&part[..length]);
+            let mut begin = 0;
+            while !self.is_nonsense {
+                match next_record(&self.rest[begin..]) {
+                    Ok(Some((record, length))) => {
+                        self.records.push(record);
+                        begin += length;
+                    }
+                    Ok(None) => break,
+                    Err(Nonsense) => self.is_nonsense = true,
+                }
+            }
+            self.rest.drain(..begin);
+            if self.is_nonsense {
+                self.rest.clear();
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes out what was said of cases; what a process says of itself stays.
+    pub(super) fn of_cases(&mut self) -> Vec<Record> {
+        self.records.extract_if(.., |record| !b"KL".contains(&record.kind)).collect()
+    }
+}
+
+struct Nonsense;
+
+/// The longest first line of a record: its kind, the number of its case and the length of its text.
+const LONGEST_HEAD: usize = 64;
+
+/// The record that begins here and its length; none where it is not yet whole.
+fn next_record(bytes: &[u8]) -> Result<Option<(Record, usize)>, Nonsense> {
+    let head = &bytes[..bytes.len().min(LONGEST_HEAD)];
+    let Some(end) = head.iter().position(|&byte| byte == b'\n') else {
+        return if head.len() == LONGEST_HEAD { Err(Nonsense) } else { Ok(None) };
+    };
+    let line = std::str::from_utf8(&bytes[..end]).map_err(|_| Nonsense)?;
+    let mut words = line.split(' ');
+    let (Some(kind), Some(index), Some(length)) = (words.next(), words.next(), words.next()) else {
+        return Err(Nonsense);
+    };
+    let (&[kind], Ok(index), Ok(length)) = (kind.as_bytes(), index.parse(), length.parse::<usize>()) else {
+        return Err(Nonsense);
+    };
+    let start = end + 1;
+    let stop = start.checked_add(length).ok_or(Nonsense)?;
+    let Some(text) = bytes.get(start..stop).filter(|_| bytes.len() > stop) else { return Ok(None) };
+    Ok(Some((Record { kind, index, text: String::from_utf8_lossy(text).into_owned() }, stop + 1)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    #[test]
+    fn records_are_read_as_they_come_until_the_first_that_is_none() {
+        let mut file = tempfile::tempfile().expect("a file");
+        let mut heard = Heard::default();
+        let mut say = |text: &[u8], most| {
+            file.write_all(text).expect("written");
+            heard.read(&file, most).expect("read");
+            heard.of_cases().into_iter().map(|record| (record.kind, record.index, record.text)).collect::<Vec<_>>()
+        };
+        assert_eq!(say(b"C 0 0\n\nR 0 3", 1000), [(b'C', 0, String::new())]);
+        assert_eq!(say(b"\na\nb", 1000), []);
+        assert_eq!(say(b"\nL 7 0\n\nE -1 1\n\xff\n", 1000), [(b'R', 0, "a\nb".into()), (b'E', -1, "\u{fffd}".into())]);
+        assert_eq!(say(b"C 1 0\n\n", 30), [], "behind what is read of it");
+        assert_eq!(say(b"R 1 0\n\nnonsense\nC 2 0\n\n", 1000), [(b'C', 1, String::new()), (b'R', 1, String::new())]);
+        assert_eq!(say(b"C 2 0\n\n", 1000), []);
+        assert_eq!(heard.records.iter().map(|record| record.kind).collect::<Vec<_>>(), b"L");
+        let mut endless = Heard::default();
+        let file = tempfile::tempfile().expect("a file");
+        (&file).write_all(&[b'1'; 100]).expect("written");
+        endless.read(&file, 1000).expect("read");
+        assert!(endless.is_nonsense);
+    }
+}
