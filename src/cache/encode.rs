@@ -4,11 +4,12 @@
 //! A table of one row group, as most are, is encoded where it is finished.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 
-use arrow::array::{Array, RecordBatch};
-use arrow_schema::SchemaRef;
+use arrow::array::{Array, AsArray, OffsetSizeTrait, RecordBatch};
+use arrow_schema::{DataType, SchemaRef};
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_writer::{ArrowColumnChunk, ArrowColumnWriter, ArrowRowGroupWriterFactory, compute_leaves};
 use parquet::basic::{Compression, ZstdLevel};
@@ -98,16 +99,17 @@ impl RowGroups {
 
     /// Adds rows, which must have the columns of the file.
     pub(super) fn push(&mut self, batch: &RecordBatch) -> Result<(), CacheError> {
-        let row_bytes = bytes_of(batch) / batch.num_rows().max(1) + 1;
         let mut first = 0;
         while first < batch.num_rows() {
-            let room = (ROW_GROUP_BYTES.saturating_sub(self.waiting_bytes) / row_bytes).max(1);
-            let count = room.min(ROW_GROUP_ROWS - self.waiting_rows).min(batch.num_rows() - first);
-            self.waiting.push(batch.slice(first, count));
-            self.waiting_bytes += count * row_bytes;
-            self.waiting_rows += count;
-            first += count;
-            if self.waiting_bytes + row_bytes > ROW_GROUP_BYTES || self.waiting_rows == ROW_GROUP_ROWS {
+            let most = (ROW_GROUP_ROWS - self.waiting_rows).min(batch.num_rows() - first);
+            let count = self.rows_that_fit(batch, first, most);
+            if count > 0 {
+                self.waiting.push(batch.slice(first, count));
+                self.waiting_bytes += bytes_of(batch, first..first + count);
+                self.waiting_rows += count;
+                first += count;
+            }
+            if count < most || self.waiting_rows == ROW_GROUP_ROWS {
                 let next = self.next()?;
                 while self.encoding.len() >= self.most_at_once {
                     self.append_first()?;
@@ -116,6 +118,18 @@ impl RowGroups {
             }
         }
         Ok(())
+    }
+
+    /// How many rows from `first` on, `most` at most, go into the row group at hand. A row that is too large for any has one of its
+    /// own: whoever reads a row of a group may have to read its dictionary, which is made of all its rows.
+    fn rows_that_fit(&self, batch: &RecordBatch, first: usize, most: usize) -> usize {
+        let fits = |count| self.waiting_bytes + bytes_of(batch, first..first + count) <= ROW_GROUP_BYTES;
+        let (mut fitting, mut too_many) = (0, most + 1);
+        while too_many - fitting > 1 {
+            let count = if too_many == most + 1 { most } else { usize::midpoint(fitting, too_many) };
+            if fits(count) { fitting = count } else { too_many = count }
+        }
+        if fitting == 0 && self.waiting_rows == 0 { 1 } else { fitting }
     }
 
     /// Ends the file: its blob, and the digest of its rows if one was asked for.
@@ -197,9 +211,35 @@ fn failed(path: &Path, error: ParquetError) -> CacheError {
     CacheError::parquet(DOING, path, error)
 }
 
-/// What rows take in memory, without what else lies in their buffers.
-fn bytes_of(rows: &RecordBatch) -> usize {
-    let bytes =
-        |array: &dyn Array| array.to_data().get_slice_memory_size().unwrap_or_else(|_| array.get_array_memory_size());
-    rows.columns().iter().map(|column| bytes(column)).sum()
+/// What some rows take in memory, about, without what else lies in their buffers.
+fn bytes_of(batch: &RecordBatch, rows: Range<usize>) -> usize {
+    batch.columns().iter().map(|column| bytes_between(column, rows.clone())).sum()
+}
+
+fn bytes_between(array: &dyn Array, rows: Range<usize>) -> usize {
+    fn between<O: OffsetSizeTrait>(offsets: &[O], rows: &Range<usize>) -> Range<usize> {
+        offsets[rows.start].as_usize()..offsets[rows.end].as_usize()
+    }
+    let values = match array.data_type() {
+        DataType::Utf8 => between(array.as_string::<i32>().value_offsets(), &rows).len(),
+        DataType::LargeUtf8 => between(array.as_string::<i64>().value_offsets(), &rows).len(),
+        DataType::Binary => between(array.as_binary::<i32>().value_offsets(), &rows).len(),
+        DataType::LargeBinary => between(array.as_binary::<i64>().value_offsets(), &rows).len(),
+        DataType::List(_) => {
+            let list = array.as_list::<i32>();
+            bytes_between(list.values(), between(list.value_offsets(), &rows))
+        }
+        DataType::LargeList(_) => {
+            let list = array.as_list::<i64>();
+            bytes_between(list.values(), between(list.value_offsets(), &rows))
+        }
+        DataType::Struct(_) => {
+            array.as_struct().columns().iter().map(|column| bytes_between(column, rows.clone())).sum()
+        }
+        other => {
+            let average = || array.get_array_memory_size() / array.len().max(1);
+            other.primitive_width().unwrap_or_else(average) * rows.len()
+        }
+    };
+    values + rows.len()
 }

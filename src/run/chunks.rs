@@ -222,7 +222,7 @@ impl Cursor {
 
 /// Rows of a part's chunks.
 fn chunk_rows(part: &TablePart) -> u64 {
-    (CHUNK_BYTES / row_bytes(part)).clamp(16, CHUNK_ROWS)
+    (CHUNK_BYTES / row_bytes(part)).clamp(1, CHUNK_ROWS)
 }
 
 /// Stored bytes of a row.

@@ -1,8 +1,12 @@
 //! Tables, map stages and views.
 
-use arrow::array::{DictionaryArray, Int8Array, ListArray, StringViewArray, types::Int32Type};
+use arrow::array::{
+    Array, DictionaryArray, Int8Array, ListArray, ListBuilder, StringBuilder, StringViewArray, types::Int32Type,
+};
 use arrow::compute::concat_batches;
 use arrow_schema::{DataType, Field, Schema};
+use parquet::file::metadata::RowGroupMetaData;
+use parquet::file::reader::{FileReader, SerializedFileReader};
 
 use super::*;
 
@@ -166,6 +170,30 @@ fn few_rows_are_found_in_a_blob_of_many_row_groups() {
     let read: Result<Vec<_>, _> = lab.cache.read_rows(&schema, &table, Some(&["n"])).unwrap().collect();
     assert_eq!(ints(&read.unwrap(), "n"), wanted.map(|row| row as i64));
     assert_eq!(Table::from_ranges([(part.blob, part.blob_rows, 0..part.blob_rows)]), part.into());
+}
+
+#[test]
+fn a_row_that_is_much_larger_than_the_others_has_a_row_group_of_its_own() {
+    let lab = Lab::new();
+    // Lists of texts, as the tests of a problem are.
+    let texts = |row: usize| vec!["x".repeat(if row == 20 { 9 << 20 } else { 10 }); 3];
+    let mut lists = ListBuilder::new(StringBuilder::new());
+    for row in 0..40 {
+        texts(row).iter().for_each(|text| lists.values().append_value(text));
+        lists.append(true);
+    }
+    let lists = lists.finish();
+    let schema = Schema::new(vec![Field::new("texts", lists.data_type().clone(), false)]);
+    let batch = RecordBatch::try_new(Arc::new(schema.clone()), vec![Arc::new(lists)]).unwrap();
+    let mut writer = lab.cache.table_writer(&schema).unwrap();
+    writer.write(&batch).unwrap();
+    let part = writer.finish().unwrap();
+    let file = std::fs::File::open(lab.cache.blob_path(&part.blob).unwrap()).unwrap();
+    let metadata = SerializedFileReader::new(file).unwrap().metadata().clone();
+    let groups: Vec<i64> = metadata.row_groups().iter().map(RowGroupMetaData::num_rows).collect();
+    assert_eq!(groups, [20, 1, 19]);
+    let read: Result<Vec<_>, _> = lab.cache.read_rows(&schema, &part.into(), None).unwrap().collect();
+    assert_eq!(concat_batches(batch.schema_ref(), &read.unwrap()).unwrap(), batch);
 }
 
 #[test]

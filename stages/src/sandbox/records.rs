@@ -1,7 +1,4 @@
-//! What a process says of its cases while it runs: records, one behind the other in a file that the process writes.
-
-use std::fs::File;
-use std::os::unix::fs::FileExt;
+//! What a process says of its cases while it runs: records, one behind the other.
 
 /// Is told what a process says while it runs: judging need not wait for its end, nor hold all that it says.
 pub(super) trait Listener {
@@ -19,46 +16,49 @@ pub(super) struct Record {
     pub(super) text: String,
 }
 
-/// What has been read of a result, which may still grow.
+/// What has been read of a result so far.
 #[derive(Default)]
 pub(super) struct Heard {
     /// What was read and not taken out.
     pub(super) records: Vec<Record>,
     /// The beginning of a record that is not yet there whole.
     rest: Vec<u8>,
-    num_read: u64,
+    /// Bytes since the last whole record.
+    num_unfinished: u64,
     /// Whether something else than a record was found; what comes behind it counts for nothing.
     is_nonsense: bool,
 }
 
 impl Heard {
-    /// Reads what has come, up to this place in the file. Never moves in the file: its place is that of the process, which writes.
-    pub(super) fn read(&mut self, file: &File, most: u64) -> std::io::Result<()> {
-        let mut part = vec![0; 1 << 16];
-        while self.num_read < most {
-            let length = file.read_at(&mut part, self.num_read)?;
-            if length == 0 {
-                break;
-            }
-            self.num_read += length as u64;
-            self.rest.extend_from_slice(&part[..length]);
-            let mut begin = 0;
-            while !self.is_nonsense {
-                match next_record(&self.rest[begin..]) {
-                    Ok(Some((record, length))) => {
-                        self.records.push(record);
-                        begin += length;
-                    }
-                    Ok(None) => break,
-                    Err(Nonsense) => self.is_nonsense = true,
+    /// Takes in what has come.
+    pub(super) fn take(&mut self, bytes: &[u8]) {
+        self.num_unfinished += bytes.len() as u64;
+        if self.is_nonsense {
+            return;
+        }
+        self.rest.extend_from_slice(bytes);
+        let mut begin = 0;
+        loop {
+            match next_record(&self.rest[begin..]) {
+                Ok(Some((record, length))) => {
+                    self.records.push(record);
+                    begin += length;
+                    self.num_unfinished = (self.rest.len() - begin) as u64;
+                }
+                Ok(None) => break,
+                Err(Nonsense) => {
+                    self.is_nonsense = true;
+                    begin = self.rest.len();
+                    break;
                 }
             }
-            self.rest.drain(..begin);
-            if self.is_nonsense {
-                self.rest.clear();
-            }
         }
-        Ok(())
+        self.rest.drain(..begin);
+    }
+
+    /// Whether more has come since the last whole record than an output may have.
+    pub(super) fn is_full(&self, output_bytes: u64) -> bool {
+        self.num_unfinished > output_bytes
     }
 
     /// Takes out what was said of cases; what a process says of itself stays.
@@ -95,28 +95,25 @@ fn next_record(bytes: &[u8]) -> Result<Option<(Record, usize)>, Nonsense> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::Write;
 
     #[test]
     fn records_are_read_as_they_come_until_the_first_that_is_none() {
-        let mut file = tempfile::tempfile().expect("a file");
         let mut heard = Heard::default();
-        let mut say = |text: &[u8], most| {
-            file.write_all(text).expect("written");
-            heard.read(&file, most).expect("read");
-            heard.of_cases().into_iter().map(|record| (record.kind, record.index, record.text)).collect::<Vec<_>>()
+        let mut say = |text: &[u8]| {
+            heard.take(text);
+            let records = heard.of_cases().into_iter();
+            (records.map(|record| (record.kind, record.index, record.text)).collect::<Vec<_>>(), heard.num_unfinished)
         };
-        assert_eq!(say(b"C 0 0\n\nR 0 3", 1000), [(b'C', 0, String::new())]);
-        assert_eq!(say(b"\na\nb", 1000), []);
-        assert_eq!(say(b"\nL 7 0\n\nE -1 1\n\xff\n", 1000), [(b'R', 0, "a\nb".into()), (b'E', -1, "\u{fffd}".into())]);
-        assert_eq!(say(b"C 1 0\n\n", 30), [], "behind what is read of it");
-        assert_eq!(say(b"R 1 0\n\nnonsense\nC 2 0\n\n", 1000), [(b'C', 1, String::new()), (b'R', 1, String::new())]);
-        assert_eq!(say(b"C 2 0\n\n", 1000), []);
+        assert_eq!(say(b"C 0 0\n\nR 0 3"), (vec![(b'C', 0, String::new())], 5));
+        assert_eq!(say(b"\na\nb"), (vec![], 9));
+        let both = vec![(b'R', 0, "a\nb".into()), (b'E', -1, "\u{fffd}".into())];
+        assert_eq!(say(b"\nL 7 0\n\nE -1 1\n\xff\n"), (both, 0));
+        assert_eq!(say(b"C 1 0\n\nnonsense\nC 2 0\n\n"), (vec![(b'C', 1, String::new())], 16));
+        assert_eq!(say(b"C 2 0\n\n"), (vec![], 23));
         assert_eq!(heard.records.iter().map(|record| record.kind).collect::<Vec<_>>(), b"L");
+        assert!(heard.is_full(22) && !heard.is_full(23));
         let mut endless = Heard::default();
-        let file = tempfile::tempfile().expect("a file");
-        (&file).write_all(&[b'1'; 100]).expect("written");
-        endless.read(&file, 1000).expect("read");
+        endless.take(&[b'1'; 100]);
         assert!(endless.is_nonsense);
     }
 }

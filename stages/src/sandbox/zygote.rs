@@ -3,6 +3,7 @@
 use super::isolation::Isolation;
 use super::records::{Heard, Listener, Record};
 use super::{Config, Feature, Limits, SandboxError, Toolchain, seccomp};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::socket::{
@@ -10,11 +11,12 @@ use nix::sys::socket::{
     socketpair, sockopt,
 };
 use nix::sys::time::{TimeVal, TimeValLike};
+use nix::unistd::pipe2;
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{IoSlice, Read, Seek, SeekFrom, Write};
+use std::io::{ErrorKind, IoSlice, Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -30,8 +32,12 @@ const SCRIPT: &str = concat!(
 );
 /// Has the zygote end what it runs.
 const ENOUGH: &[u8] = b"enough";
-/// How often is looked what a process has said.
+/// How often is looked what a process has said. Not as soon as it says something: most end before the first look, and none is to be
+/// interrupted for each word.
 const LISTENING: Duration = Duration::from_millis(20);
+const LISTENING_CLOSELY: Duration = Duration::from_millis(1);
+/// Room for what was not yet heard.
+const PIPE_BYTES: i32 = 1 << 20;
 /// The place of the result among the files of a process.
 const RESULT: usize = 4;
 /// How much of the standard error is read, in bytes.
@@ -252,6 +258,50 @@ impl Zygote {
         Ok(Ok(zygote))
     }
 
+    /// Tells a listener what a process says, until the process has ended or is told to.
+    fn listen(
+        &self,
+        listener: &mut dyn Listener,
+        pipe: &mut File,
+        heard: &mut Heard,
+        limits: &Limits,
+        latest: Instant,
+    ) -> Result<(), SandboxError> {
+        listener.begin();
+        let mut part = vec![0; 1 << 16];
+        let mut pause = LISTENING;
+        loop {
+            let has_ended = self.answers_until(latest.min(Instant::now() + pause))?;
+            let (mut num_heard, mut goes_on) = (0, true);
+            while goes_on {
+                match pipe.read(&mut part) {
+                    Ok(0) => break,
+                    Ok(length) => {
+                        heard.take(&part[..length]);
+                        num_heard += length;
+                        goes_on = heard.of_cases().into_iter().all(|record| listener.hear(record))
+                            && !heard.is_full(limits.output_bytes);
+                    }
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                    Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            if has_ended {
+                return Ok(());
+            }
+            if !goes_on {
+                send(self.control.as_raw_fd(), ENOUGH, MsgFlags::MSG_NOSIGNAL).map_err(|_| SandboxError::Gone)?;
+                return Ok(());
+            }
+            if Instant::now() >= latest {
+                return Err(SandboxError::Stuck);
+            }
+            // One that says much would wait for room in the pipe.
+            pause = if num_heard >= PIPE_BYTES as usize / 4 { LISTENING_CLOSELY } else { LISTENING };
+        }
+    }
+
     /// Waits until the zygote says something or has ended; returns whether it did so in time.
     fn answers_until(&self, latest: Instant) -> Result<bool, SandboxError> {
         let mut control = [PollFd::new(self.control.as_fd(), PollFlags::POLLIN)];
@@ -311,6 +361,15 @@ impl Zygote {
             files.push([request, stdin, stdout?, stderr?, result?]);
         }
         let mut fds: Vec<RawFd> = files.iter().flatten().map(AsRawFd::as_raw_fd).collect();
+        // Who is listened to says it through a pipe, which holds no more than was not yet heard.
+        let (mut pipe, mut theirs) = (None, None);
+        if listener.is_some() {
+            let (reader, writer) = pipe2(OFlag::O_CLOEXEC)?;
+            fcntl(&reader, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+            let _ = fcntl(&writer, FcntlArg::F_SETPIPE_SZ(PIPE_BYTES)); // less where this user has many
+            fds[RESULT] = writer.as_raw_fd();
+            (pipe, theirs) = (Some(File::from(reader)), Some(writer));
+        }
         if let Some(mut artifact) = artifact {
             artifact.seek(SeekFrom::Start(0))?;
             fds.push(artifact.as_raw_fd());
@@ -324,27 +383,12 @@ impl Zygote {
             None,
         )
         .map_err(|_| SandboxError::Gone)?;
+        drop(theirs);
         // The supervisor keeps the limits; this is for the case that it is itself stuck or stopped.
         let latest = Instant::now() + Duration::from_secs_f64(wall_s + 60.0);
-        let most = limits.output_bytes + 1;
         let mut heard = Heard::default();
-        if let Some(listener) = listener {
-            listener.begin();
-            let mut goes_on = true;
-            while goes_on {
-                let has_ended = self.answers_until(latest.min(Instant::now() + LISTENING))?;
-                heard.read(&files[0][RESULT], most)?;
-                goes_on = heard.of_cases().into_iter().all(|record| listener.hear(record));
-                if has_ended {
-                    break;
-                }
-                if !goes_on {
-                    send(self.control.as_raw_fd(), ENOUGH, MsgFlags::MSG_NOSIGNAL).map_err(|_| SandboxError::Gone)?;
-                }
-                if Instant::now() >= latest {
-                    return Err(SandboxError::Stuck);
-                }
-            }
+        if let (Some(listener), Some(mut pipe)) = (listener, pipe) {
+            self.listen(&mut **listener, &mut pipe, &mut heard, limits, latest)?;
         }
         if !self.answers_until(latest)? {
             return Err(SandboxError::Stuck);
@@ -358,9 +402,10 @@ impl Zygote {
         if let Some(work) = &self.work {
             empty(work.path())?;
         }
+        let most = limits.output_bytes + 1;
         let ran = |(ended, [_, _, stdout, stderr, result]): (Ended, [File; 5])| {
             let mut heard = std::mem::take(&mut heard);
-            heard.read(&result, most)?;
+            heard.take(&contents(&result, most)?);
             Ok(Ran {
                 exit: ended.exit,
                 signal: ended.signal,
@@ -370,8 +415,8 @@ impl Zygote {
                 peak_memory_bytes: ended.peak_memory_bytes,
                 stdout: contents(&stdout, most)?,
                 stderr: contents(&stderr, MOST_STDERR)?,
+                is_full: heard.is_full(limits.output_bytes) || result.metadata()?.len() >= limits.output_bytes,
                 records: heard.records,
-                is_full: result.metadata()?.len() >= limits.output_bytes,
                 result,
             })
         };
