@@ -16,7 +16,7 @@ use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{
     ArrowReaderBuilder, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder, RowSelection,
 };
-use parquet::file::metadata::PageIndexPolicy;
+use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData};
 use serde::{Deserialize, Serialize};
 
 use super::Cache;
@@ -373,9 +373,8 @@ impl TableReader {
         let batch_rows = self.batch_rows.min((BATCH_BYTES / row_bytes.max(1)).max(MIN_BATCH_ROWS));
         let mut builder = builder.with_batch_size(batch_rows).with_projection(mask);
         if let Some(ranges) = &part.ranges {
-            let ranges = ranges.iter().map(|range| range.start as usize..range.end as usize);
-            builder =
-                builder.with_row_selection(RowSelection::from_consecutive_ranges(ranges, part.blob_rows as usize));
+            let (groups, selection) = selected(builder.metadata(), ranges);
+            builder = builder.with_row_groups(groups).with_row_selection(selection);
         }
         let reader = builder.build().map_err(|error| CacheError::parquet(doing, &path, error))?;
         Ok((path, reader))
@@ -410,6 +409,29 @@ impl TableReader {
             }
         }
     }
+}
+
+/// The row groups of a file that hold some of these rows, and where the rows are in what those groups hold. The reader itself goes
+/// through every group that it is given, and decodes at least its dictionaries.
+fn selected(metadata: &ParquetMetaData, ranges: &[Range<u64>]) -> (Vec<usize>, RowSelection) {
+    let (mut groups, mut places) = (Vec::new(), Vec::new());
+    let (mut first, mut num_held) = (0, 0);
+    for (number, group) in metadata.row_groups().iter().enumerate() {
+        let end = first + group.num_rows() as u64;
+        let here = &ranges[ranges.partition_point(|range| range.end <= first)..];
+        let here = here.iter().take_while(|range| range.start < end);
+        let num_places = places.len();
+        places.extend(here.map(|range| {
+            let place = |row: u64| (row.clamp(first, end) - first + num_held) as usize;
+            place(range.start)..place(range.end)
+        }));
+        if places.len() > num_places {
+            groups.push(number);
+            num_held += end - first;
+        }
+        first = end;
+    }
+    (groups, RowSelection::from_consecutive_ranges(places.into_iter(), num_held as usize))
 }
 
 /// What a row takes in the columns that are read, uncompressed, on average.
