@@ -95,3 +95,23 @@ fn without_python_the_doctor_says_what_needs_it() {
     assert_eq!(python["state"], "missing");
     assert!(python["fix"].as_str().is_some_and(|fix| fix.contains("install Python 3")), "{python}");
 }
+
+#[test]
+fn the_tools_of_each_described_language_are_asked_for_their_version() {
+    let lab = Lab::new();
+    std::fs::create_dir(lab.path("languages")).expect("a folder");
+    lab.write("languages/there.yaml", "file: a\nrun: [cat, a]\nversion: [echo, tools 1.2]\n");
+    lab.write("languages/not.yaml", "file: a\nrun: [cat, a]\nversion: [no-such-tool-anywhere]\n");
+    lab.write("languages/wrong.yaml", "file: a\nversion: [echo, tools 1.2]\n");
+    let ran = lab.ok(&["doctor", "--format", "json"]);
+    let findings: Value = serde_json::from_str(&ran.stdout).expect("findings");
+    let of_languages = findings.as_array().expect("a list").iter().filter(|finding| finding["what"] == "language");
+    let said: Vec<String> = of_languages.map(|finding| format!("{} {}", finding["found"], finding["fix"])).collect();
+    assert_eq!(said.len(), 3, "{findings}");
+    assert!(
+        said[0].contains("not.yaml: `no-such-tool-anywhere` does not run here") && said[0].contains("install it"),
+        "{said:?}"
+    );
+    assert!(said[1].contains("there.yaml: tools 1.2\" null"), "{said:?}");
+    assert!(said[2].contains("missing field `run`"), "{said:?}");
+}

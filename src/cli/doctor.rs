@@ -5,7 +5,7 @@
 use super::{EXIT_MISSING, EXIT_OK, Format, Outcome, print, print_json};
 use crate::cache::{Cache, CacheError, find_root};
 use crate::run::lm_worker;
-use ablate_stages::sandbox::{Config, Grade, Interpreter, Isolation, Sandbox};
+use ablate_stages::sandbox::{Config, Grade, Interpreter, Isolation, Sandbox, Toolchain};
 use ablate_stages::stage::StageError;
 use ablate_stages::worker::LmDescription;
 use indicatif::HumanBytes;
@@ -75,6 +75,7 @@ impl Finding {
 pub(super) fn run(args: &Args) -> Outcome {
     let mut findings = vec![cores(), memory(), cache(&args.of)];
     findings.extend(sandbox());
+    findings.extend(languages(&args.of));
     findings.extend(language_models());
     match args.format {
         Format::Text => print(&text(&findings))?,
@@ -149,6 +150,23 @@ fn sandbox() -> Vec<Finding> {
             vec![python, Finding::missing("isolation", error.to_string(), fix)]
         }
     }
+}
+
+/// The tools of each language that is described in the nearest folder `languages`.
+fn languages(of: &Path) -> Vec<Finding> {
+    let of = of.canonicalize().unwrap_or_default();
+    let Some(folder) = of.ancestors().map(|folder| folder.join("languages")).find(|folder| folder.is_dir()) else {
+        return Vec::new();
+    };
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut files: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
+    files.retain(|path| path.extension().is_some_and(|extension| extension == "yaml"));
+    files.sort();
+    let examine = |path: &PathBuf| match Toolchain::find(path) {
+        Ok(tools) => Finding::good("language", format!("{}: {}", path.display(), tools.version())),
+        Err(error) => Finding::missing("language", error.to_string(), "only programs in that language need it"),
+    };
+    files.iter().map(examine).collect()
 }
 
 /// The grade, and each thing that keeps it from being full.

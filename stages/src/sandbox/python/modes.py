@@ -71,8 +71,9 @@ def entry(kind, index, text=b""):
 
 
 def write(fd, data):
-    while data:
-        data = data[os.write(fd, data):]
+    done = os.write(fd, data)
+    while done < len(data):
+        done += os.write(fd, memoryview(data)[done:])
 
 
 def record(kind, index, text=b""):
