@@ -40,7 +40,8 @@ impl Sandbox {
         inputs: &[&str],
         limits: &Limits,
     ) -> Result<Outputs, SandboxError> {
-        let mut returned = Returned { values: Vec::with_capacity(inputs.len()), start: 0, bad_end: None };
+        let (values, num_calls) = (Vec::with_capacity(inputs.len()), inputs.len());
+        let mut returned = Returned { values, num_calls, start: 0, bad_end: None };
         while returned.values.len() < inputs.len() {
             let start = returned.values.len();
             returned.start = start;
@@ -68,6 +69,8 @@ impl Sandbox {
 /// What calls have returned so far.
 struct Returned {
     values: Vec<String>,
+    /// How many values there are to be.
+    num_calls: usize,
     /// The first call of the process that runs.
     start: usize,
     bad_end: Option<Outputs>,
@@ -92,7 +95,7 @@ impl Listener for Returned {
             }
             _ => {}
         }
-        self.bad_end.is_none()
+        self.bad_end.is_none() && self.values.len() < self.num_calls
     }
 }
 

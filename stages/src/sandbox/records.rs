@@ -61,14 +61,18 @@ impl Heard {
         self.num_unfinished > output_bytes
     }
 
-    /// Takes out what was said of cases; what a process says of itself stays.
+    /// Takes out what was said of cases. What a process says of itself stays, up to so much that only a flood has more.
     pub(super) fn of_cases(&mut self) -> Vec<Record> {
-        self.records.extract_if(.., |record| !b"KL".contains(&record.kind)).collect()
+        let of_cases = self.records.extract_if(.., |record| !b"KL".contains(&record.kind)).collect();
+        self.records.truncate(MOST_OF_ITSELF);
+        of_cases
     }
 }
 
 struct Nonsense;
 
+/// Records that a process says of itself, at most: the lines that it ran, and the signal that ended it.
+const MOST_OF_ITSELF: usize = 1 << 16;
 /// The longest first line of a record: its kind, the number of its case and the length of its text.
 const LONGEST_HEAD: usize = 64;
 
@@ -112,6 +116,9 @@ mod tests {
         assert_eq!(say(b"C 2 0\n\n"), (vec![], 23));
         assert_eq!(heard.records.iter().map(|record| record.kind).collect::<Vec<_>>(), b"L");
         assert!(heard.is_full(22) && !heard.is_full(23));
+        let mut flood = Heard::default();
+        flood.take(&b"L 1 0\n\n".repeat(MOST_OF_ITSELF + 1));
+        assert!(flood.of_cases().is_empty() && flood.records.len() == MOST_OF_ITSELF);
         let mut endless = Heard::default();
         endless.take(&[b'1'; 100]);
         assert!(endless.is_nonsense);
