@@ -71,9 +71,11 @@ def entry(kind, index, text=b""):
 
 
 def write(fd, data):
-    done = os.write(fd, data)
-    while done < len(data):
-        done += os.write(fd, memoryview(data)[done:])
+    data = data[os.write(fd, data):]
+    if data:
+        data = memoryview(data)  # of which what is left is no copy
+        while data:
+            data = data[os.write(fd, data):]
 
 
 def record(kind, index, text=b""):
